@@ -1,0 +1,357 @@
+//! The control plane's replicated state: members, and the shard map with epochs.
+//!
+//! Commands are compare-and-set; results are computed by the proposer and stored, never
+//! recomputed, so that nodes of two versions cannot diverge. Nothing here is on the data path.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BootId, ClusterId, DiskId, Epoch, NodeId, ShardId};
+
+/// How each kind groups its keys, by kind name: digest of `group_by` over golden keys, and the
+/// durability class. A node whose grouping of a common kind differs may not join.
+pub type Grouping = BTreeMap<String, GroupingDigest>;
+
+/// A digest of one kind's grouping: `xxh3_64` over the affinity of the golden keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupingDigest(pub u64);
+
+/// What the cluster has agreed on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// The cluster, once it was initialised.
+    pub cluster: Option<ClusterId>,
+    /// Grows with every change; the map's version.
+    pub version: u64,
+    /// Copies beside the primary that each shard wants. Fixed at creation, changed by an operator.
+    pub standbys: u8,
+    /// The least size of an in-sync set. Fixed at creation, never derived from who is alive.
+    pub min_insync: u8,
+    /// How kinds group their keys.
+    pub grouping: Grouping,
+    /// The members, by name.
+    pub members: BTreeMap<NodeId, Member>,
+    /// The shards, by id.
+    pub shards: Vec<ShardConfig>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its data directory.
+    pub disk: DiskId,
+    /// Its start.
+    pub boot: BootId,
+    /// Where peers reach it.
+    pub peer_addr: String,
+    /// Where HTTP clients reach it.
+    pub http_addr: String,
+    /// Its failure zone, or empty.
+    pub zone: String,
+    /// Its share of the shards, 1 for most.
+    pub weight: u8,
+    /// Its lanes.
+    pub lanes: u16,
+    /// Its state.
+    pub state: MemberState,
+    /// The newest wire version that it speaks.
+    pub wire_max: u16,
+}
+
+/// The state of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberState {
+    /// Takes part.
+    Up,
+    /// Hands its shards over, then leaves.
+    Draining,
+    /// Not heard from; keeps its claims until it comes back or is removed.
+    Down,
+}
+
+/// Who holds one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardConfig {
+    /// Grows with every new primary or start of one.
+    pub epoch: Epoch,
+    /// Grows with every change of this record.
+    pub version: u64,
+    /// Who serves: the claim of the primary, bound to its disk and its start.
+    pub primary: Option<Claim>,
+    /// Who holds every committed entry: claims by disk. Holds the primary.
+    pub in_sync: BTreeMap<NodeId, DiskId>,
+    /// Where the placement wants it: primary first, distinct nodes.
+    pub targets: Vec<NodeId>,
+    /// A planned move under way.
+    pub handoff: Option<Handoff>,
+}
+
+/// A primary's claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory: another disk is no primary.
+    pub disk: DiskId,
+    /// Its start: a restarted primary needs a new epoch before it serves.
+    pub boot: BootId,
+}
+
+/// A planned move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// To whom.
+    pub to: NodeId,
+    /// Its disk when the move was planned.
+    pub disk: DiskId,
+}
+
+/// What can be proposed. Refused ones change nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Creates the cluster; only the first takes effect.
+    Init {
+        /// Its id.
+        cluster: ClusterId,
+        /// How many shards, for ever.
+        shards: u32,
+        /// Standbys per shard.
+        standbys: u8,
+        /// The least in-sync set.
+        min_insync: u8,
+        /// How kinds group.
+        grouping: Grouping,
+    },
+    /// A node joins, or comes back after a restart.
+    Register {
+        /// Its name.
+        node: NodeId,
+        /// Itself, `Up`.
+        member: Member,
+        /// Its kinds.
+        grouping: Grouping,
+    },
+    /// A member was not heard from.
+    SetDown {
+        /// The member.
+        node: NodeId,
+        /// The start that was not heard from; another one is alive.
+        boot: BootId,
+    },
+    /// A member wants to leave: its shards are handed over first.
+    Drain {
+        /// The member.
+        node: NodeId,
+    },
+    /// A drained member stays after all.
+    Undrain {
+        /// The member.
+        node: NodeId,
+    },
+    /// A member that holds no shard leaves for good.
+    Leave {
+        /// The member.
+        node: NodeId,
+    },
+    /// The placement computed new targets.
+    SetTargets {
+        /// The state's version that it was computed from.
+        from_version: u64,
+        /// What changed.
+        targets: Vec<(ShardId, Vec<NodeId>)>,
+    },
+    /// Makes a node the primary of shards that have none, or restarts a primary under a new epoch.
+    Promote {
+        /// For each shard what is expected of its record, and the new claim.
+        shards: Vec<(ShardId, Expect, Claim)>,
+    },
+    /// Plans moves.
+    BeginHandoff {
+        /// For each shard what is expected of its record, and where it goes.
+        shards: Vec<(ShardId, Expect, Handoff)>,
+    },
+    /// The source has copied everything and stopped: the target takes over.
+    CompleteHandoff {
+        /// The shard.
+        shard: ShardId,
+        /// What is expected of its record.
+        expect: Expect,
+        /// The claim of the target.
+        to: Claim,
+    },
+    /// The source gives a move up and serves on, in the same epoch.
+    AbortHandoff {
+        /// The shard.
+        shard: ShardId,
+        /// What is expected of its record.
+        expect: Expect,
+    },
+}
+
+/// What a compare-and-set command expects of a shard's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expect {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its version.
+    pub version: u64,
+}
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The state's version after it.
+    pub version: u64,
+    /// What happened, for the event log.
+    pub events: Vec<Event>,
+}
+
+/// Why a proposal was refused. The state is as before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ProposeRefused {
+    /// The cluster is already initialised.
+    #[error("the cluster is already initialised as {cluster}")]
+    Initialised {
+        /// As which.
+        cluster: ClusterId,
+    },
+    /// The cluster is not initialised.
+    #[error("the cluster is not initialised")]
+    NotInitialised,
+    /// A live member has this name on another disk.
+    #[error("node name {node} is in use by a live member with another data directory")]
+    NameInUse {
+        /// The name.
+        node: NodeId,
+    },
+    /// A kind groups its keys differently from the cluster's.
+    #[error(
+        "kind {kind} groups its keys differently from the cluster's; stored state would strand"
+    )]
+    Grouping {
+        /// The kind.
+        kind: String,
+    },
+    /// An older start than the registered one: an earlier process is still about.
+    #[error("start {given:?} of node {node} is older than the registered {registered:?}")]
+    OldBoot {
+        /// The node.
+        node: NodeId,
+        /// The start given.
+        given: BootId,
+        /// The start registered.
+        registered: BootId,
+    },
+    /// No such member.
+    #[error("no member is named {node}")]
+    NoMember {
+        /// The name.
+        node: NodeId,
+    },
+    /// The member still holds shards.
+    #[error("member {node} still holds {shards} shards")]
+    HoldsShards {
+        /// The member.
+        node: NodeId,
+        /// How many.
+        shards: u32,
+    },
+    /// The record changed since it was read: read again, decide again.
+    #[error("the record changed since it was read")]
+    Stale,
+    /// The command breaks a rule; says which.
+    #[error("refused: {reason}")]
+    Rule {
+        /// The rule.
+        reason: String,
+    },
+    /// There is no leader now, or this node could not reach it. Outcome unknown for commands sent.
+    #[error("no leader: {reason}")]
+    NoLeader {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Something that happened to the cluster. Past tense, typed, one line in the event log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// The cluster was created.
+    ClusterCreated {
+        /// Its id.
+        cluster: String,
+        /// Its shards.
+        shards: u32,
+    },
+    /// A node joined for the first time, or with a new disk.
+    MemberJoined {
+        /// Who.
+        node: NodeId,
+    },
+    /// A member came back under the same identity.
+    MemberRestarted {
+        /// Who.
+        node: NodeId,
+    },
+    /// A member was not heard from.
+    MemberDown {
+        /// Who.
+        node: NodeId,
+    },
+    /// A member began to hand its shards over.
+    MemberDraining {
+        /// Who.
+        node: NodeId,
+    },
+    /// A member stays after all.
+    MemberUndrained {
+        /// Who.
+        node: NodeId,
+    },
+    /// A member left for good.
+    MemberLeft {
+        /// Who.
+        node: NodeId,
+    },
+    /// The placement was recomputed.
+    TargetsChanged {
+        /// How many shards want to be elsewhere.
+        shards: u32,
+    },
+    /// A shard has a new primary or a new start of one.
+    ShardPromoted {
+        /// The shard.
+        shard: ShardId,
+        /// The primary.
+        node: NodeId,
+        /// The epoch it serves in.
+        epoch: Epoch,
+    },
+    /// A planned move began.
+    HandoffBegan {
+        /// The shard.
+        shard: ShardId,
+        /// From whom.
+        from: NodeId,
+        /// To whom.
+        to: NodeId,
+    },
+    /// A planned move is done.
+    ShardMoved {
+        /// The shard.
+        shard: ShardId,
+        /// From whom.
+        from: NodeId,
+        /// To whom.
+        to: NodeId,
+        /// The epoch that the new primary serves in.
+        epoch: Epoch,
+    },
+    /// A planned move was given up.
+    HandoffAborted {
+        /// The shard.
+        shard: ShardId,
+    },
+}

@@ -1,0 +1,3 @@
+//! The shard: dedup, mailboxes, turns, log and watermark, decided together.
+
+pub mod primary;

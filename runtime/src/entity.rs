@@ -1,0 +1,3 @@
+//! What a user defines: the traits that the macros write, and the table of methods they fill.
+
+pub mod host;

@@ -1,0 +1,30 @@
+//! A distributed actor-cluster runtime: stateful entities, placed where their state lives.
+
+// what this crate's own macros expand to inside this crate
+extern crate self as mainstay;
+
+// -- 1 --
+pub mod config;
+pub mod clock;
+pub mod metrics;
+pub mod events;
+pub mod shutdown;
+pub mod call;
+pub mod entity;
+// -- 2 --
+pub mod storage;
+pub mod transport;
+// -- 4 --
+pub mod shard;
+pub mod lane;
+// -- 5, 6 --
+pub mod membership;
+pub mod control;
+// -- 7 --
+pub mod router;
+// -- 8 --
+pub mod client;
+// -- 10 --
+pub mod cluster;
+
+pub use mainstay_protocol as protocol;
