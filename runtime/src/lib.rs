@@ -8,7 +8,7 @@ pub mod config;
 pub mod clock;
 pub mod metrics;
 pub mod events;
-pub mod shutdown;
+pub mod journey;
 pub mod call;
 pub mod entity;
 // -- 2 --
