@@ -2,10 +2,31 @@
 //!
 //! Commands are compare-and-set; results are computed by the proposer and stored, never
 //! recomputed, so that nodes of two versions cannot diverge. Nothing here is on the data path.
+//!
+//! ```text
+//!                     proposes                            consensus             every node
+//!   control::director --------> Command --(agreed order)--------> apply -------> ClusterState
+//!        ^                                                                            |
+//!        +----------------------------- reads ----------------------------------------+
+//! ```
+//!
+//! This file holds the words; `apply` is the state machine, `invariants` what is always true of
+//! its state, `director` decides what to propose next. The design is that of PacificA (Lin et al.,
+//! MSR-TR-2008-25: a configuration service beside primary-backup groups) with Kafka's claims bound
+//! to a disk (KIP-841, KIP-903, KIP-966).
 
-use std::collections::BTreeMap;
+mod apply;
+pub mod director;
+mod invariants;
+pub mod voters;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::{BootId, ClusterId, DiskId, Epoch, NodeId, ShardId};
 
@@ -17,13 +38,29 @@ pub type Grouping = BTreeMap<String, GroupingDigest>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupingDigest(pub u64);
 
+impl GroupingDigest {
+    /// The digest of a durability class and of the affinities of the golden keys, in their order.
+    /// Pinned: it is compared with what older builds stored.
+    pub fn of<'a>(class: &'a str, affinities: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hasher = Xxh3::new();
+        for text in std::iter::once(class).chain(affinities) {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        Self(hasher.digest())
+    }
+}
+
 /// What the cluster has agreed on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     /// The cluster, once it was initialised.
     pub cluster: Option<ClusterId>,
     /// Grows with every change; the map's version.
     pub version: u64,
+    /// The version at which members or targets changed last. Targets that were computed from an
+    /// earlier one are stale.
+    pub placement_version: u64,
     /// Copies beside the primary that each shard wants. Fixed at creation, changed by an operator.
     pub standbys: u8,
     /// The least size of an in-sync set. Fixed at creation, never derived from who is alive.
@@ -32,8 +69,86 @@ pub struct ClusterState {
     pub grouping: Grouping,
     /// The members, by name.
     pub members: BTreeMap<NodeId, Member>,
+    /// Members that were told to drain. It outlasts their restarts: one that comes back is
+    /// `Draining` again.
+    pub draining: BTreeSet<NodeId>,
     /// The shards, by id.
     pub shards: Vec<ShardConfig>,
+}
+
+impl ClusterState {
+    /// Nothing agreed on yet: no cluster, no members, no shards.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The record of a shard.
+    pub fn shard(&self, shard: ShardId) -> Option<&ShardConfig> {
+        self.shards.get(shard.0 as usize)
+    }
+
+    /// The shards and their records, in order.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &ShardConfig)> {
+        (0..).map(ShardId).zip(&self.shards)
+    }
+
+    /// The claim that a member would serve under: its registered disk and start.
+    pub fn claim_of(&self, node: &NodeId) -> Option<Claim> {
+        let member = self.members.get(node)?;
+        Some(Claim { node: node.clone(), disk: member.disk, boot: member.boot })
+    }
+
+    /// Whether a shard of this record can be served, and if not, what it waits for.
+    pub fn health(&self, config: &ShardConfig) -> Health {
+        let Some(claim) = &config.primary else { return Health::Unassigned };
+        match self.members.get(&claim.node) {
+            Some(member) if member.disk != claim.disk => Health::DiskLost,
+            Some(member) if member.state == MemberState::Down => Health::Down,
+            Some(member) if member.boot != claim.boot => Health::Restarted,
+            Some(_) => Health::Served,
+            None => Health::DiskLost,
+        }
+    }
+
+    /// How many shards a member has a part in: as primary, in an in-sync set, or as the target of
+    /// a move under way; claims of a disk that it lost are counted.
+    pub fn held_by(&self, node: &NodeId) -> u32 {
+        let held = self.shards.iter().filter(|config| config.holds(node)).count();
+        u32::try_from(held).unwrap_or(u32::MAX)
+    }
+}
+
+impl ShardConfig {
+    /// The record of a shard that never had a primary.
+    pub const fn fresh() -> Self {
+        Self {
+            epoch: Epoch(0),
+            version: 0,
+            primary: None,
+            in_sync: BTreeMap::new(),
+            targets: Vec::new(),
+            handoff: None,
+        }
+    }
+
+    /// What a command that was decided on this record expects.
+    pub const fn expect(&self) -> Expect {
+        Expect { epoch: self.epoch, version: self.version }
+    }
+
+    fn holds(&self, node: &NodeId) -> bool {
+        self.in_sync.contains_key(node)
+            || self.primary.as_ref().is_some_and(|claim| claim.node == *node)
+            || self.handoff.as_ref().is_some_and(|handoff| handoff.to == *node)
+    }
+}
+
+/// The first kind, by name, that two groupings know and group differently.
+pub fn grouping_conflict<'a>(one: &'a Grouping, other: &Grouping) -> Option<&'a str> {
+    let differs = |(kind, digest): &(&String, &GroupingDigest)| {
+        other.get(*kind).is_some_and(|theirs| theirs != *digest)
+    };
+    one.iter().find(differs).map(|(kind, _)| kind.as_str())
 }
 
 /// One member.
@@ -60,7 +175,7 @@ pub struct Member {
 }
 
 /// The state of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum MemberState {
     /// Takes part.
     Up,
@@ -88,7 +203,7 @@ pub struct ShardConfig {
 }
 
 /// A primary's claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Claim {
     /// The node.
     pub node: NodeId,
@@ -105,6 +220,22 @@ pub struct Handoff {
     pub to: NodeId,
     /// Its disk when the move was planned.
     pub disk: DiskId,
+}
+
+/// Whether a shard can be served, from the records alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Health {
+    /// It never had a primary, and holds nothing.
+    Unassigned,
+    /// Its primary is a member under the claimed disk and start.
+    Served,
+    /// Its primary's node came back under the claimed disk: it wants a new epoch.
+    Restarted,
+    /// Its primary's node is not heard from. The shard waits for it.
+    Down,
+    /// Its primary's node came back with another disk. The shard waits for the old one: its claim
+    /// is kept, nothing is ever promoted that may lack what was acknowledged.
+    DiskLost,
 }
 
 /// What can be proposed. Refused ones change nothing.
@@ -189,7 +320,9 @@ pub enum Command {
     },
 }
 
-/// What a compare-and-set command expects of a shard's record.
+/// What a compare-and-set command expects of a shard's record. Every accepted change of the record
+/// makes it stale, also a change of targets during a move: who gets [`ProposeRefused::Stale`] reads
+/// again and, when its own part still holds, asks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expect {
     /// Its epoch.

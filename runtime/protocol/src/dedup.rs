@@ -1,1 +1,445 @@
-//! To be written.
+//! Commands that take effect once: stored replies by idempotency key, and keys in flight.
+//!
+//! ```text
+//!   log time  -- oldest [ record | record | record | record ] newest -->
+//!                ^ leaves when older than `retention`         ^ enters with its log entry
+//! ```
+//! A record is in a log entry and is kept for `retention` of *log* time, so that every copy of the
+//! shard forgets it at the same entry. Records are never evicted: when their bytes reach the
+//! budget, new keyed calls are refused until old ones expire. A key belongs to one entity; with
+//! another method or payload it is a conflict.
+//!
+//! The budget is checked when a call is admitted, and its reply is not known yet: it can be passed
+//! by the replies of the calls in flight, not by more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::entry::{DedupRecord, StoredReply};
+use crate::id::{EntityId, IdempotencyKey, MethodId};
+use crate::index::{self, Index};
+use crate::list::{List, Pool};
+use crate::time::LogTime;
+
+/// The limits of a table.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// How long a record is kept, in log time. Shorter than a caller's last retry, and that retry
+    /// runs again.
+    pub retention: Duration,
+    /// Bytes of records; when they are used up, new keyed calls are refused.
+    pub bytes_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { retention: Duration::from_secs(24 * 60 * 60), bytes_max: 16 << 20 }
+    }
+}
+
+/// Bytes that a record costs beside its key and its reply: itself, its place in the index, and the
+/// headers of what it points to.
+const RECORD_OVERHEAD: u64 = (size_of::<Kept>() + 48) as u64;
+
+/// A record of one entity, and when it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The entity.
+    pub entity: EntityId,
+    /// The log time of its entry.
+    pub log_time: LogTime,
+    /// The record.
+    pub record: DedupRecord,
+}
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        let reply = match &self.record.reply {
+            StoredReply::Value(bytes) | StoredReply::App(bytes) => bytes.len(),
+            StoredReply::Quarantined => 0,
+        };
+        RECORD_OVERHEAD + (self.record.key.as_str().len() + reply) as u64
+    }
+}
+
+/// What a command is known by.
+#[derive(Debug, Clone, Copy)]
+pub struct Keyed<'a> {
+    /// The caller's key.
+    pub key: &'a IdempotencyKey,
+    /// The method.
+    pub method: MethodId,
+    /// `xxh3_64` of the payload.
+    pub payload_hash: u64,
+}
+
+/// What the table says of a keyed command.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'a> {
+    /// Never heard of: run it.
+    Absent,
+    /// It ran: this was its reply.
+    Same(&'a StoredReply),
+    /// The key was used with another method or payload.
+    Conflict,
+}
+
+/// The records of one shard, in the order of their log entries.
+#[derive(Debug)]
+pub struct Table {
+    config: Config,
+    records: VecDeque<Kept>,
+    /// The number of the first record; numbers wrap, and fewer than 2^32 are kept.
+    first: u32,
+    index: Index,
+    seed: u64,
+    bytes: u64,
+}
+
+impl Table {
+    /// The table of these records, in any order and some of them perhaps twice, at this log time.
+    /// `seed` spreads hashes and decides nothing.
+    pub fn new(config: Config, seed: u64, mut records: Vec<Kept>, log_time: LogTime) -> Self {
+        records.retain(|kept| log_time.saturating_since(kept.log_time) <= config.retention);
+        records.sort_by_key(|kept| kept.log_time);
+        let mut this = Self {
+            config,
+            records: VecDeque::with_capacity(records.len()),
+            first: 0,
+            index: Index::default(),
+            seed,
+            bytes: 0,
+        };
+        for kept in records {
+            if this.position(&kept.entity, &kept.record.key).is_none() {
+                this.insert(kept);
+            }
+        }
+        this
+    }
+
+    /// What is known of a command.
+    pub fn find(&self, entity: &EntityId, keyed: Keyed<'_>) -> Found<'_> {
+        let Some(at) = self.position(entity, keyed.key) else {
+            return Found::Absent;
+        };
+        let record = &self.records[at].record;
+        if record.method == keyed.method && record.payload_hash == keyed.payload_hash {
+            Found::Same(&record.reply)
+        } else {
+            Found::Conflict
+        }
+    }
+
+    /// Adds the record of the entry that is being appended.
+    ///
+    /// # Panics
+    /// When its key is in the table already, or it is older than the last one: each key has one
+    /// record, and log time does not run backwards.
+    pub fn insert(&mut self, kept: Kept) {
+        assert!(self.position(&kept.entity, &kept.record.key).is_none(), "a key takes effect once");
+        let last = self.records.back().map_or(LogTime(0), |last| last.log_time);
+        assert!(last <= kept.log_time, "log time does not run backwards");
+        let count = u32::try_from(self.records.len()).expect("fewer than 2^32 records are kept");
+        let number = self.first.wrapping_add(count);
+        self.index.insert(self.hash(&kept.entity, &kept.record.key), number);
+        self.bytes += kept.bytes();
+        self.records.push_back(kept);
+    }
+
+    /// Forgets what is older than the retention at this log time.
+    pub fn expire(&mut self, log_time: LogTime) {
+        while let Some(kept) = self.records.front() {
+            if log_time.saturating_since(kept.log_time) <= self.config.retention {
+                return;
+            }
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest record, whatever its age.
+    pub(crate) fn forget_oldest(&mut self) {
+        if let Some(kept) = self.records.pop_front() {
+            self.index.remove(self.hash(&kept.entity, &kept.record.key), self.first);
+            self.bytes -= kept.bytes();
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    /// Whether the budget has room for one more keyed call beside `in_flight` others.
+    pub const fn has_room(&self, in_flight: u32) -> bool {
+        self.bytes + in_flight as u64 * RECORD_OVERHEAD < self.config.bytes_max
+    }
+
+    /// Changes the budget: nodes share theirs out between shards.
+    pub const fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.config.bytes_max = bytes_max;
+    }
+
+    /// Bytes in use.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Records in the table.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// No records.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// The record of the last keyed entry.
+    pub fn newest(&self) -> Option<&Kept> {
+        self.records.back()
+    }
+
+    /// The records, in the order of their entries.
+    pub fn iter(&self) -> impl Iterator<Item = &Kept> {
+        self.records.iter()
+    }
+
+    fn position(&self, entity: &EntityId, key: &IdempotencyKey) -> Option<usize> {
+        let at = |number: u32| number.wrapping_sub(self.first) as usize;
+        let same = |number| {
+            let kept = &self.records[at(number)];
+            kept.record.key == *key && kept.entity == *entity
+        };
+        self.index.find(self.hash(entity, key), same).map(at)
+    }
+
+    fn hash(&self, entity: &EntityId, key: &IdempotencyKey) -> u64 {
+        let entity = index::hash(self.seed, entity.kind.0, entity.key.as_str());
+        index::hash(entity, 0, key.as_str())
+    }
+}
+
+/// Whether a key is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flying {
+    /// It is not.
+    Absent,
+    /// It is, with this method and payload: join it.
+    Same,
+    /// It is, with another method or payload.
+    Conflict,
+}
+
+#[derive(Debug)]
+struct Flight {
+    method: MethodId,
+    payload_hash: u64,
+    joined: List,
+}
+
+/// The keyed calls that are queued or run, and who joined them.
+#[derive(Debug)]
+pub struct Flights<W> {
+    /// By the entity's row and the key.
+    flights: BTreeMap<(u32, IdempotencyKey), Flight>,
+    waiters: Pool<W>,
+}
+
+impl<W> Default for Flights<W> {
+    fn default() -> Self {
+        Self { flights: BTreeMap::new(), waiters: Pool::new() }
+    }
+}
+
+impl<W> Flights<W> {
+    /// A keyed call was admitted.
+    ///
+    /// # Panics
+    /// When its key is in flight: it should have joined.
+    pub fn begin(&mut self, owner: u32, keyed: Keyed<'_>) {
+        let Keyed { key, method, payload_hash } = keyed;
+        let flight = Flight { method, payload_hash, joined: List::new() };
+        let before = self.flights.insert((owner, key.clone()), flight);
+        assert!(before.is_none(), "one call per key is in flight");
+    }
+
+    /// Whether a call with this key is queued or runs.
+    pub fn find(&self, owner: u32, keyed: Keyed<'_>) -> Flying {
+        match self.flights.get(&(owner, keyed.key.clone())) {
+            None => Flying::Absent,
+            Some(flight)
+                if flight.method == keyed.method && flight.payload_hash == keyed.payload_hash =>
+            {
+                Flying::Same
+            }
+            Some(_) => Flying::Conflict,
+        }
+    }
+
+    /// A second call joins the first one with its key.
+    ///
+    /// # Panics
+    /// When the key is not in flight.
+    pub fn join(&mut self, owner: u32, key: &IdempotencyKey, waiter: W) {
+        let flight = self.flights.get_mut(&(owner, key.clone())).expect("the key is in flight");
+        self.waiters.append(&mut flight.joined, waiter);
+    }
+
+    /// The first one that joined, to take the place of a call that does not run.
+    pub fn take_joined(&mut self, owner: u32, key: &IdempotencyKey) -> Option<W> {
+        let flight = self.flights.get_mut(&(owner, key.clone()))?;
+        self.waiters.take_front(&mut flight.joined)
+    }
+
+    /// The call has ended; these joined it, first to last.
+    pub fn end(&mut self, owner: u32, key: &IdempotencyKey) -> Vec<W> {
+        let Some(mut flight) = self.flights.remove(&(owner, key.clone())) else {
+            return Vec::new();
+        };
+        std::iter::from_fn(|| self.waiters.take_front(&mut flight.joined)).collect()
+    }
+
+    /// Keys in flight.
+    pub fn len(&self) -> u32 {
+        u32::try_from(self.flights.len()).unwrap_or(u32::MAX)
+    }
+
+    /// No key is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.flights.is_empty()
+    }
+
+    /// Callers that joined.
+    pub const fn joined(&self) -> u32 {
+        self.waiters.len()
+    }
+
+    /// The first joined caller of the first key in flight, until there is none.
+    pub fn take_any(&mut self) -> Option<((u32, IdempotencyKey), W)> {
+        let (place, flight) =
+            self.flights.iter_mut().find(|(_, flight)| !flight.joined.is_empty())?;
+        let waiter = self.waiters.take_front(&mut flight.joined)?;
+        Some((place.clone(), waiter))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::{Key, KindId};
+
+    fn entity(n: u32) -> EntityId {
+        EntityId { kind: KindId(1), key: Key::new(&format!("e{n}")).unwrap() }
+    }
+
+    fn key(n: u32) -> IdempotencyKey {
+        IdempotencyKey::new(&format!("k{n}")).unwrap()
+    }
+
+    fn kept(n: u32, seconds: u64) -> Kept {
+        let reply = StoredReply::Value(Bytes::from(vec![0; 10]));
+        let record = DedupRecord { key: key(n), method: MethodId(1), payload_hash: 5, reply };
+        Kept { entity: entity(n % 3), log_time: LogTime(seconds * 1000), record }
+    }
+
+    fn find(table: &Table, n: u32, payload_hash: u64) -> Found<'_> {
+        let key = key(n);
+        table.find(&entity(n % 3), Keyed { key: &key, method: MethodId(1), payload_hash })
+    }
+
+    fn table(bytes_max: u64) -> Table {
+        let config = Config { retention: Duration::from_secs(60), bytes_max };
+        Table::new(config, 9, Vec::new(), LogTime(0))
+    }
+
+    #[test]
+    fn the_same_call_is_found_and_another_one_is_a_conflict() {
+        let mut table = table(1 << 20);
+        table.insert(kept(1, 1));
+        assert!(matches!(find(&table, 1, 5), Found::Same(StoredReply::Value(_))));
+        assert_eq!(find(&table, 1, 6), Found::Conflict);
+        assert_eq!(find(&table, 2, 5), Found::Absent);
+        let key = key(1);
+        let elsewhere = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
+        assert_eq!(table.find(&entity(2), elsewhere), Found::Absent, "a key belongs to one entity");
+        let method = Keyed { method: MethodId(2), ..elsewhere };
+        assert_eq!(table.find(&entity(1), method), Found::Conflict);
+    }
+
+    #[test]
+    fn records_are_kept_for_their_retention_of_log_time() {
+        let mut table = table(1 << 20);
+        table.insert(kept(1, 100));
+        table.expire(LogTime(160_000));
+        assert_eq!(table.len(), 1);
+        table.expire(LogTime(160_001));
+        assert!(table.is_empty());
+        assert_eq!((table.bytes(), find(&table, 1, 5)), (0, Found::Absent));
+    }
+
+    #[test]
+    fn a_full_budget_refuses_and_keeps_everything() {
+        let mut table = table(3 * RECORD_OVERHEAD);
+        table.insert(kept(1, 1));
+        assert!(table.has_room(1), "one kept and one in flight");
+        assert!(!table.has_room(2));
+        table.insert(kept(2, 1));
+        table.insert(kept(3, 1));
+        assert!(!table.has_room(0));
+        assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn recovered_records_come_in_any_order_and_the_old_ones_are_dropped() {
+        let config = Config { retention: Duration::from_secs(60), bytes_max: 1 << 20 };
+        let records = vec![kept(3, 30), kept(1, 10), kept(4, 1), kept(2, 20), kept(1, 10)];
+        let mut table = Table::new(config, 1, records, LogTime(62_000));
+        let order: Vec<_> = table.iter().map(|kept| kept.record.key.clone()).collect();
+        assert_eq!(order, [key(1), key(2), key(3)]);
+        table.expire(LogTime(75_000));
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn a_second_call_joins_the_first() {
+        let mut flights = Flights::default();
+        let key = key(1);
+        let keyed = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
+        assert_eq!(flights.find(0, keyed), Flying::Absent);
+        flights.begin(0, keyed);
+        assert_eq!(flights.find(0, keyed), Flying::Same);
+        flights.join(0, &key, 'b');
+        flights.join(0, &key, 'c');
+        assert_eq!(flights.find(0, Keyed { payload_hash: 6, ..keyed }), Flying::Conflict);
+        assert_eq!(flights.find(1, keyed), Flying::Absent, "another entity");
+        assert_eq!(flights.take_joined(0, &key), Some('b'));
+        assert_eq!(flights.end(0, &key), ['c']);
+        assert!(flights.is_empty() && flights.joined() == 0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_is_a_map_that_forgets_by_age(
+            ops in prop::collection::vec((0..30_u32, 0..20_u64), 0..300),
+        ) {
+            let mut table = table(u64::MAX);
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut seconds = 0;
+            for (n, pass) in ops {
+                seconds += pass;
+                table.expire(LogTime(seconds * 1000));
+                model.retain(|_, at| seconds - *at <= 60);
+                if model.insert(n, seconds).is_none() {
+                    table.insert(kept(n, seconds));
+                } else {
+                    model.insert(n, table.iter().find(|kept| kept.record.key == key(n))
+                        .map(|kept| kept.log_time.0 / 1000).unwrap());
+                }
+                for n in 0..30 {
+                    prop_assert_eq!(find(&table, n, 5) != Found::Absent, model.contains_key(&n));
+                }
+                prop_assert_eq!(table.bytes(), table.iter().map(Kept::bytes).sum::<u64>());
+            }
+        }
+    }
+}

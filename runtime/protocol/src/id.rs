@@ -353,7 +353,7 @@ impl RequestId {
 /// What a caller repeats so that a command takes effect once: 1 to 255 bytes of its choice,
 /// scoped to one entity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Arc<str>", into = "Arc<str>")]
 pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
@@ -362,6 +362,11 @@ impl IdempotencyKey {
     /// # Errors
     /// [`NameError`] when it is empty or longer than [`limits::IDEMPOTENCY_KEY_BYTES_MAX`].
     pub fn new(text: &str) -> Result<Self, NameError> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+
+    fn check(text: &str) -> Result<(), NameError> {
         if text.is_empty() {
             return Err(NameError::Empty { what: "idempotency key" });
         }
@@ -372,7 +377,7 @@ impl IdempotencyKey {
                 bytes_max: limits::IDEMPOTENCY_KEY_BYTES_MAX,
             });
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 
     /// The key of an in-turn call: the derived request id, in hexadecimal.
@@ -383,6 +388,21 @@ impl IdempotencyKey {
     /// The key's text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<Arc<str>> for IdempotencyKey {
+    type Error = NameError;
+
+    fn try_from(text: Arc<str>) -> Result<Self, NameError> {
+        Self::check(&text)?;
+        Ok(Self(text))
+    }
+}
+
+impl From<IdempotencyKey> for Arc<str> {
+    fn from(key: IdempotencyKey) -> Self {
+        key.0
     }
 }
 
@@ -410,8 +430,8 @@ mod tests {
     }
 
     const GOLDEN_ALICE_1024: u32 = 688;
-    const GOLDEN_ACCOUNT: u32 = 688898259;
-    const GOLDEN_ENTITY: u64 = 8165592686702342490;
+    const GOLDEN_ACCOUNT: u32 = 688_898_259;
+    const GOLDEN_ENTITY: u64 = 8_165_592_686_702_342_490;
 
     #[test]
     fn ids_read_back_what_they_print() {

@@ -16,8 +16,13 @@ pub mod time;
 pub mod id;
 pub mod limits;
 pub mod message;
+// -- helpers --
+mod index;
+mod list;
+pub mod mutants;
 // -- small machines, about a page each --
 pub mod backoff;
+pub mod retry_budget;
 pub mod credits;
 pub mod dedup;
 pub mod mailbox;
@@ -28,6 +33,7 @@ pub mod shard_map;
 pub mod placement;
 // -- replication --
 pub mod entry;
+pub mod snapshot;
 pub mod replication;
 // -- the shard: small machines composed --
 pub mod shard;

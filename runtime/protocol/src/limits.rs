@@ -22,3 +22,9 @@ pub const SHARDS_MAX: u32 = 262_144;
 pub const RING_POINTS_PER_WEIGHT: u32 = 256;
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 4_096;
+/// Bytes at which a segment is closed and the next entry starts another.
+pub const SEGMENT_BYTES_TARGET: usize = 1 << 20;
+/// Bytes of one entry: a whole state, a stored reply, names, and what holds them together.
+pub const ENTRY_BYTES_MAX: usize = STATE_BYTES_MAX + PAYLOAD_BYTES_MAX + (16 << 10);
+/// Bytes of one segment: everything below the target, and the entry that crossed it.
+pub const SEGMENT_BYTES_MAX: usize = SEGMENT_BYTES_TARGET + ENTRY_BYTES_MAX;

@@ -326,7 +326,8 @@ pub enum Failure {
     Overloaded {
         /// Milliseconds to wait before the next try.
         retry_after_ms: u64,
-        /// Which bound was reached: "mailbox", "window", "memory", "uncommitted", "dedup", "disk".
+        /// Which bound was reached: "mailbox", "window", "memory", "uncommitted", "dedup",
+        /// "shard", "disk".
         bound: String,
     },
     /// The deadline passed.

@@ -53,6 +53,15 @@ impl Sub<Duration> for Instant {
     }
 }
 
+/// The two clocks at one moment, as inputs that write entries take them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Moment {
+    /// The monotonic clock.
+    pub now: Instant,
+    /// The wall clock. It may jump either way; log time does not.
+    pub wall: LogTime,
+}
+
 /// Log time: milliseconds since the Unix epoch as written in log entries. A shard's log time
 /// never runs backwards, whatever the wall clock of its primary does, so every copy expires the
 /// same records at the same entry.
