@@ -1,9 +1,10 @@
 //! The only place that reads the time.
+#![expect(clippy::disallowed_methods, reason = "everything else asks here")]
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mainstay_protocol::time::{Instant, LogTime};
+use mainstay_protocol::time::{Instant, LogTime, Moment};
 
 static ORIGIN: OnceLock<tokio::time::Instant> = OnceLock::new();
 
@@ -25,4 +26,9 @@ pub fn to_tokio(at: Instant) -> tokio::time::Instant {
 pub fn wall() -> LogTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     LogTime(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Both clocks at one moment.
+pub fn moment() -> Moment {
+    Moment { now: now(), wall: wall() }
 }

@@ -165,7 +165,7 @@ impl Default for Config {
             },
             detection: Detection {
                 heartbeat: Duration::from_millis(100),
-                suspect_after: Duration::from_millis(1000),
+                suspect_after: Duration::from_secs(1),
             },
         }
     }

@@ -16,7 +16,7 @@ use tokio::sync::broadcast;
 use crate::clock;
 
 /// Events that a node keeps in memory.
-pub const KEPT: usize = 1024;
+pub const KEPT: usize = 4096;
 
 /// One event, as this node saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,24 @@ impl EventLog {
                 map_version,
                 event,
             };
-            tracing::info!(event = ?record.event, map_version, "cluster event");
+            match &record.event {
+                Event::ShardPromoted { .. }
+                | Event::HandoffBegan { .. }
+                | Event::ShardMoved { .. } => {
+                    tracing::debug!(event = ?record.event, map_version, "cluster event");
+                }
+                Event::ClusterCreated { .. }
+                | Event::MemberJoined { .. }
+                | Event::MemberRestarted { .. }
+                | Event::MemberDown { .. }
+                | Event::MemberDraining { .. }
+                | Event::MemberUndrained { .. }
+                | Event::MemberLeft { .. }
+                | Event::TargetsChanged { .. }
+                | Event::HandoffAborted { .. } => {
+                    tracing::info!(event = ?record.event, map_version, "cluster event");
+                }
+            }
             if ring.records.len() == KEPT {
                 ring.records.pop_front();
             }
@@ -107,11 +124,11 @@ mod tests {
     #[test]
     fn the_ring_is_bounded() {
         let log = EventLog::new(NodeId::new("n1").unwrap());
-        for version in 0..2_000 {
+        for version in 0..5_000 {
             log.record(version, [event("a")]);
         }
         let (kept, _) = log.since(0);
         assert_eq!(kept.len(), KEPT);
-        assert_eq!(kept.last().unwrap().id, 2_000);
+        assert_eq!(kept.last().unwrap().id, 5_000);
     }
 }

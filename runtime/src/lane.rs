@@ -1,2 +1,178 @@
-//! To be written.
+//! A lane: one thread, the shards it owns, and the users' entities in them.
+//!
+//! ```text
+//!   router, connections, storage --push--> inbox --drain--> shards --turn--> entities
+//!                                                              |
+//!                            journal <--one batch per drain----+----> replies, once committed
+//! ```
+//!
+//! One actix arbiter per core runs one [`LaneActor`]. The actor carries life cycle and control:
+//! it spawns the drain, serves the request connections of this lane on the lane's own thread, and
+//! ticks. Data never goes through its address. A drain works off what arrived, runs turns within a
+//! budget, hands the new entries of all shards to the journal as one batch, and lets others in.
+
+pub mod core;
+pub mod env;
 pub mod inbox;
+pub mod inspect;
+pub mod kinds;
+
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix::prelude::*;
+use futures_util::FutureExt;
+use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::message::Failure;
+use tokio::sync::oneshot;
+
+use crate::shard::commit::Saved;
+use crate::shard::turn::{Loaded, TurnBack};
+use crate::storage::JournalNews;
+use crate::transport::reply::Envelope;
+use crate::transport::requests::{self, Accepted, Inbound};
+use core::Core;
+use inbox::Inbox;
+use inspect::Inspect;
+
+/// How often a lane looks at what only time changes: deadlines in queues, idle entities, saves.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What reaches a lane.
+#[derive(Debug)]
+pub enum Input {
+    /// A request, from this process or a connection.
+    Request(Envelope),
+    /// The journal answers a batch.
+    Journal(JournalNews),
+    /// A state was read from disk.
+    Loaded(Loaded),
+    /// An async or blocking turn is over.
+    TurnBack(TurnBack),
+    /// A save of a shard is over.
+    Saved(Saved),
+    /// A shard's records were read, after it moved here.
+    Opened(Box<crate::shard::Opened>),
+    /// The map changed.
+    Map(Arc<ClusterState>),
+    /// Somebody asks how things are.
+    Inspect(Inspect),
+    /// Time passed.
+    Tick,
+    /// End: answer everything, then say so.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The way into a lane, for every other room. Cheap to clone.
+pub type LaneInbox = Inbox<Input>;
+
+/// The actor of a lane: life cycle and control.
+#[derive(Debug)]
+pub struct LaneActor {
+    inbox: LaneInbox,
+    core: Option<Core>,
+}
+
+/// Serve this connection on the lane's thread.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Adopt(pub Accepted);
+
+/// Ends the lane: nothing more is run, and everything that waits is answered.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopLane;
+
+impl LaneActor {
+    /// An actor that drives this core.
+    pub const fn new(inbox: LaneInbox, core: Core) -> Self {
+        Self { inbox, core: Some(core) }
+    }
+}
+
+impl Actor for LaneActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let core = self.core.take().expect("an actor starts once");
+        actix_rt::spawn(drain(self.inbox.clone(), core));
+        context.run_interval(TICK, |lane, _| drop(lane.inbox.push(Input::Tick)));
+    }
+}
+
+impl Handler<Adopt> for LaneActor {
+    type Result = ();
+
+    fn handle(&mut self, Adopt(accepted): Adopt, _: &mut Self::Context) {
+        let inbox = self.inbox.clone();
+        actix_rt::spawn(async move {
+            let closed = requests::serve(accepted, move |batch| {
+                for inbound in batch.drain(..) {
+                    // A cancelled request is seen by its reply handle when its turn comes.
+                    if let Inbound::Request(envelope) = inbound {
+                        deliver(&inbox, envelope);
+                    }
+                }
+            })
+            .await;
+            tracing::debug!(%closed, "request connection ended");
+        });
+    }
+}
+
+impl Handler<StopLane> for LaneActor {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, StopLane: StopLane, _: &mut Self::Context) -> Self::Result {
+        let (stopped, wait) = oneshot::channel();
+        drop(self.inbox.push(Input::Stop(stopped)));
+        Box::pin(async move { drop(wait.await) })
+    }
+}
+
+/// Passes a request on to a lane; a lane that has ended is not its shard's primary any more.
+pub fn deliver(inbox: &LaneInbox, envelope: Envelope) {
+    if let Err(Input::Request(envelope)) = inbox.push(Input::Request(envelope)) {
+        envelope.reply.send(Err(Failure::NotPrimary { map_version: 0, primary: None }));
+    }
+}
+
+/// Works off what arrives until the lane is stopped.
+///
+/// User code is caught where it runs. A panic that reaches this place is a broken invariant of the
+/// lane itself: the process ends, since a node that went on could acknowledge what it does not
+/// hold. What was acknowledged is in the journal.
+async fn drain(inbox: LaneInbox, core: Core) {
+    let drained = AssertUnwindSafe(drain_until_stopped(inbox, core)).catch_unwind().await;
+    if drained.is_err() {
+        tracing::error!("a lane broke an invariant; the process ends");
+        std::process::abort();
+    }
+}
+
+async fn drain_until_stopped(inbox: LaneInbox, mut core: Core) {
+    let mut batch = Vec::new();
+    let stopped = poll_fn(|context| {
+        inbox.take(&mut batch, context);
+        let arrived = !batch.is_empty();
+        for input in batch.drain(..) {
+            core.handle(input);
+        }
+        let more = core.run();
+        core.flush();
+        if let Some(stopped) = core.stopped() {
+            return Poll::Ready(stopped);
+        }
+        if arrived || more {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    // What came too late is answered by being dropped: the outcome is unknown to its caller.
+    drop(inbox.close());
+    stopped.send(()).unwrap_or_default();
+}

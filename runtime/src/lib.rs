@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod events;
 pub mod journey;
 pub mod call;
+pub mod ingress;
 pub mod entity;
 // -- 2 --
 pub mod storage;
@@ -21,10 +22,23 @@ pub mod lane;
 pub mod membership;
 pub mod control;
 // -- 7 --
+pub mod handoff;
 pub mod router;
 // -- 8 --
 pub mod client;
 // -- 10 --
 pub mod cluster;
 
+pub use mainstay_macros::{data, entity, state};
 pub use mainstay_protocol as protocol;
+
+/// What a program that defines or calls entities needs.
+pub mod prelude {
+    pub use crate::client::{CallError, Done};
+    pub use crate::entity::{Cx, Entity, Key, Migrate, Never, Registry};
+    pub use crate::{data, entity, state};
+}
+
+/// What the macros' output names, so that a user's crate needs only this one.
+#[doc(hidden)]
+pub mod __private;

@@ -1,1 +1,396 @@
-//! To be written.
+//! Who is a member, and who is alive.
+//!
+//! ```text
+//!   start --> join (membership/join.rs): come back, join, or form the first of a cluster
+//!   then  --> MembershipActor: a heartbeat to every member, a verdict about every member
+//! ```
+//!
+//! The verdicts are one node's opinion. Only the control leader acts on them, and what it does is
+//! a proposal; epochs fence whoever was judged wrongly. The actor lives on the control thread,
+//! where no user code runs, and never waits: questions run beside it, one per peer at a time.
+
+mod agreement;
+mod caller;
+mod join;
+mod join_error;
+mod leave;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
+use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::failure_detector::{Config, Detector, Verdict};
+use mainstay_protocol::id::{BootId, ClusterId, DiskId, NodeId};
+use mainstay_protocol::membership::{Candidate, Heartbeat};
+use mainstay_protocol::message::{ControlAnswer, ControlBody};
+use mainstay_protocol::time::Instant;
+use tokio::sync::watch;
+
+pub use self::agreement::{Agreement, AgreementFuture};
+pub use self::caller::{AskFailure, AskFuture, PeerCaller};
+pub use self::join::{Joiner, Patience};
+pub use self::join_error::JoinError;
+pub use self::leave::{LeaveError, leave, undrain};
+use crate::clock;
+use crate::config::Detection;
+
+/// Messages that wait for the actor. A lost one is a lost heartbeat.
+const MAILBOX: usize = 1024;
+/// Fresh nodes that are remembered, and for how long after they were last heard.
+const CANDIDATES_MAX: usize = 256;
+const CANDIDATE_LIFE: Duration = Duration::from_secs(10);
+
+/// How fresh this node's threads are; goes out with every heartbeat.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Milliseconds since the slowest lane last took its queue.
+    pub lane_age_ms: u32,
+    /// Milliseconds since the storage threads last answered.
+    pub storage_age_ms: u32,
+    /// Bytes of state in memory.
+    pub state_bytes: u64,
+}
+
+/// Tells how fresh this node's threads are.
+pub type ReadProgress = Arc<dyn Fn() -> Progress + Send + Sync>;
+
+/// What one node thinks of each other member: the start that is judged, and the verdict.
+pub type LiveView = BTreeMap<NodeId, (BootId, Verdict)>;
+
+/// What the membership is made of.
+pub struct Parts {
+    /// This node, as others hear of it. Its cluster is `None` until it has one.
+    pub me: Candidate,
+    /// The agreed members.
+    pub state: watch::Receiver<Arc<ClusterState>>,
+    /// The way to them.
+    pub caller: Arc<dyn PeerCaller>,
+    /// When silence means what.
+    pub detection: Detection,
+    /// How fresh this node's threads are.
+    pub progress: ReadProgress,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// The membership room. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct MembershipHandle {
+    actor: Addr<MembershipActor>,
+    known: Arc<Known>,
+    live: watch::Receiver<Arc<LiveView>>,
+}
+
+impl MembershipHandle {
+    /// Answers who this node is, and remembers who asked.
+    pub fn handle_discover(&self, asker: Candidate) -> Candidate {
+        self.known.hear(asker);
+        self.known.me()
+    }
+
+    /// Answers a heartbeat, and takes it as a proof of life.
+    pub fn handle_heartbeat(&self, heartbeat: &Heartbeat, map_version: u64) -> ControlAnswer {
+        self.tell(Heard { node: heartbeat.node.clone(), boot: heartbeat.boot });
+        ControlAnswer::Alive { boot: self.known.me().boot, map_version }
+    }
+
+    /// A connection to a peer closed, which starts its detection sooner.
+    pub fn handle_closed(&self, node: NodeId, boot: BootId) {
+        self.tell(Closed { node, boot });
+    }
+
+    /// What this node thinks of the others.
+    pub fn live(&self) -> watch::Receiver<Arc<LiveView>> {
+        self.live.clone()
+    }
+
+    /// Ends the actor: no more heartbeats.
+    pub fn stop(&self) {
+        self.tell(Stop);
+    }
+
+    pub(crate) fn known(&self) -> &Arc<Known> {
+        &self.known
+    }
+
+    fn tell<M>(&self, message: M)
+    where
+        M: Message<Result = ()> + Send + 'static,
+        MembershipActor: Handler<M>,
+    {
+        if self.actor.try_send(message).is_err() {
+            tracing::debug!("the membership room is full or gone");
+        }
+    }
+}
+
+/// Who this node is, and which nodes without a cluster it heard of.
+#[derive(Debug)]
+pub(crate) struct Known {
+    me: Mutex<Candidate>,
+    heard: Mutex<BTreeMap<DiskId, (Candidate, Instant)>>,
+}
+
+impl Known {
+    fn new(me: Candidate) -> Self {
+        Self { me: Mutex::new(me), heard: Mutex::default() }
+    }
+
+    /// This node, with whom it has heard of.
+    pub(crate) fn me(&self) -> Candidate {
+        let mut me = self.me.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fresh = self.heard().into_iter().filter(|them| them.cluster.is_none());
+        me.known = fresh.map(|them| them.node).collect();
+        me.known.push(me.node.clone());
+        me.known.sort();
+        me.known.dedup();
+        me
+    }
+
+    /// Remembers a node that spoke, for a while.
+    pub(crate) fn hear(&self, candidate: Candidate) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        heard.retain(|_, (_, at)| now.saturating_since(*at) < CANDIDATE_LIFE);
+        if heard.len() < CANDIDATES_MAX || heard.contains_key(&candidate.disk) {
+            heard.insert(candidate.disk, (candidate, now));
+        }
+    }
+
+    /// The other nodes that were heard of lately. One that belongs to no cluster and never forms
+    /// one has no say in who does: it waits, like a client.
+    pub(crate) fn heard(&self) -> Vec<Candidate> {
+        let now = clock::now();
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = heard.values().filter(|(them, at)| {
+            let counts = them.cluster.is_some() || them.expect > 0;
+            counts && now.saturating_since(*at) < CANDIDATE_LIFE
+        });
+        lately.map(|(candidate, _)| candidate.clone()).collect()
+    }
+
+    /// From here on this node says that it belongs to `cluster`.
+    pub(crate) fn set_cluster(&self, cluster: ClusterId) {
+        self.me.lock().unwrap_or_else(PoisonError::into_inner).cluster = Some(cluster);
+    }
+}
+
+/// Sends heartbeats, and judges the members by theirs.
+pub struct MembershipActor {
+    known: Arc<Known>,
+    state: watch::Receiver<Arc<ClusterState>>,
+    caller: Arc<dyn PeerCaller>,
+    progress: ReadProgress,
+    heartbeat: Duration,
+    detector: Detector,
+    live: watch::Sender<Arc<LiveView>>,
+    /// The last heartbeat went out then.
+    sent_at: Instant,
+    /// Who has not answered its last heartbeat yet, and since when.
+    asked: BTreeMap<NodeId, Instant>,
+}
+
+impl std::fmt::Debug for MembershipActor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MembershipActor").field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+/// Starts the actor on the actix arbiter of the caller.
+pub fn start(parts: Parts) -> MembershipHandle {
+    let Parts { me, state, caller, detection, progress } = parts;
+    let known = Arc::new(Known::new(me));
+    let (sender, live) = watch::channel(Arc::default());
+    let now = clock::now();
+    let actor = MembershipActor {
+        known: Arc::clone(&known),
+        state,
+        caller,
+        progress,
+        heartbeat: detection.heartbeat,
+        detector: Detector::new(Config::new(detection.heartbeat, detection.suspect_after), now),
+        live: sender,
+        sent_at: Instant::ZERO,
+        asked: BTreeMap::new(),
+    };
+    MembershipHandle { actor: actor.start(), known, live }
+}
+
+impl Actor for MembershipActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        ctx.run_interval(self.heartbeat / 2, |actor, ctx| actor.tick(&ctx.address()));
+    }
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Heard {
+    node: NodeId,
+    boot: BootId,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Closed {
+    node: NodeId,
+    boot: BootId,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Stop;
+
+/// How the question "are you there?" ended.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Asked {
+    node: NodeId,
+    /// The start that was asked.
+    boot: BootId,
+    result: Result<BootId, AskFailure>,
+}
+
+impl Handler<Heard> for MembershipActor {
+    type Result = ();
+
+    fn handle(&mut self, heard: Heard, _: &mut Context<Self>) {
+        // another start than the registered one proves nothing about that one; it registers first
+        if self.registered(&heard.node) == Some(heard.boot) {
+            self.detector.handle_heartbeat(&heard.node, heard.boot, clock::now());
+        }
+    }
+}
+
+impl Handler<Closed> for MembershipActor {
+    type Result = ();
+
+    fn handle(&mut self, closed: Closed, _: &mut Context<Self>) {
+        self.detector.handle_closed(&closed.node, closed.boot, clock::now());
+    }
+}
+
+impl Handler<Stop> for MembershipActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Asked> for MembershipActor {
+    type Result = ();
+
+    fn handle(&mut self, asked: Asked, _: &mut Context<Self>) {
+        let now = clock::now();
+        self.asked.remove(&asked.node);
+        match asked.result {
+            Ok(boot) if boot == asked.boot => {
+                self.detector.handle_heartbeat(&asked.node, boot, now);
+            }
+            // another process answers at its address: that start is over
+            Ok(_) => self.detector.handle_closed(&asked.node, asked.boot, now),
+            Err(failure) => {
+                let peer = asked.node.as_str().to_owned();
+                metrics::counter!("mainstay_heartbeats_missed_total", "peer" => peer).increment(1);
+                if matches!(failure, AskFailure::NotSent { .. }) {
+                    self.detector.handle_closed(&asked.node, asked.boot, now);
+                }
+            }
+        }
+    }
+}
+
+impl MembershipActor {
+    fn tick(&mut self, address: &Addr<Self>) {
+        let now = clock::now();
+        let state = Arc::clone(&self.state.borrow_and_update());
+        self.watch_members(&state, now);
+        // judged before anything is sent: a process that slept forgives everybody first
+        self.detector.handle_timeout(now);
+        self.publish();
+        if now.saturating_since(self.sent_at) >= self.heartbeat {
+            self.sent_at = now;
+            self.send_heartbeats(&state, address, now);
+        }
+    }
+
+    /// The start of a member that the cluster knows.
+    fn registered(&self, node: &NodeId) -> Option<BootId> {
+        self.state.borrow().members.get(node).map(|member| member.boot)
+    }
+
+    fn watch_members(&mut self, state: &ClusterState, now: Instant) {
+        let me = self.known.me().node;
+        for (node, member) in state.members.iter().filter(|(node, _)| **node != me) {
+            self.detector.watch(node, member.boot, now);
+        }
+        let watched: Vec<NodeId> =
+            self.detector.verdicts().map(|(node, ..)| node.clone()).collect();
+        for node in watched.iter().filter(|node| !state.members.contains_key(*node)) {
+            self.detector.forget(node);
+            self.asked.remove(node);
+        }
+    }
+
+    fn publish(&mut self) {
+        while let Some(changed) = self.detector.poll_effect() {
+            tracing::debug!(node = %changed.node, verdict = ?changed.verdict, "verdict changed");
+        }
+        let view: LiveView = self
+            .detector
+            .verdicts()
+            .map(|(node, boot, verdict)| (node.clone(), (boot, verdict)))
+            .collect();
+        self.live.send_if_modified(|live| {
+            let changed = **live != view;
+            if changed {
+                *live = Arc::new(view);
+            }
+            changed
+        });
+    }
+
+    fn send_heartbeats(&mut self, state: &ClusterState, address: &Addr<Self>, now: Instant) {
+        let me = self.known.me();
+        let progress = (self.progress)();
+        let heartbeat = Heartbeat {
+            node: me.node.clone(),
+            boot: me.boot,
+            map_version: state.version,
+            lane_age_ms: progress.lane_age_ms,
+            storage_age_ms: progress.storage_age_ms,
+            state_bytes: progress.state_bytes,
+        };
+        // silence of this long is one heartbeat missed, not the end of a peer
+        let patience = self.heartbeat * 4;
+        self.asked.retain(|_, since| now.saturating_since(*since) < patience * 2);
+        for (node, member) in state.members.iter().filter(|(node, _)| **node != me.node) {
+            if self.asked.contains_key(node) {
+                continue;
+            }
+            self.asked.insert(node.clone(), now);
+            let body = ControlBody::Heartbeat(heartbeat.clone());
+            let asking = self.caller.ask(&member.peer_addr, Some(node.clone()), body, patience);
+            let (node, boot, address) = (node.clone(), member.boot, address.clone());
+            tokio::spawn(async move {
+                let result = match asking.await {
+                    Ok(ControlAnswer::Alive { boot, .. }) => Ok(boot),
+                    Ok(_) => Err(AskFailure::Refused { reason: "another answer".to_owned() }),
+                    Err(failure) => Err(failure),
+                };
+                if address.try_send(Asked { node, boot, result }).is_err() {
+                    tracing::debug!("the membership room is full or gone");
+                }
+            });
+        }
+    }
+}

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -143,10 +143,40 @@ impl LocalHistogram {
     }
 }
 
+/// A gauge that several lanes share: each adds and takes away its own part.
+#[derive(Debug)]
+pub struct SharedGauge {
+    told: f64,
+    handle: Gauge,
+}
+
+impl SharedGauge {
+    /// This lane's part of a gauge.
+    pub const fn new(handle: Gauge) -> Self {
+        Self { told: 0.0, handle }
+    }
+
+    /// This lane's part is now so much.
+    pub fn set(&mut self, value: f64) {
+        let change = value - std::mem::replace(&mut self.told, value);
+        if change > 0.0 {
+            self.handle.increment(change);
+        } else if change < 0.0 {
+            self.handle.decrement(-change);
+        }
+    }
+}
+
+/// A count as metrics take it.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floats; beyond 2^53 they round")]
+pub const fn float(count: u64) -> f64 {
+    count as f64
+}
+
 /// Every metric there is.
 pub const CATALOGUE: &[Metric] = &[
     // -- mailboxes --
-    gauge("mainstay_mailbox_messages", &["kind"], "1", "Messages waiting for an entity's turn."),
+    gauge("mainstay_mailbox_messages", &["kind"], "1", "Messages that wait for their turn."),
     counter(
         "mainstay_mailbox_full_total",
         &["kind", "action"],
@@ -163,7 +193,7 @@ pub const CATALOGUE: &[Metric] = &[
         "mainstay_mailbox_oldest_message_age_seconds",
         &["kind"],
         "s",
-        "Age of the oldest waiting message: a stuck entity shows here first.",
+        "Longest time that an entity has taken no message while some wait: stuck ones show here.",
     ),
     counter(
         "mainstay_dead_letters_total",
@@ -231,6 +261,185 @@ pub const CATALOGUE: &[Metric] = &[
         &["shard_group"],
         "1",
         "Highest epoch of the shards of a group; a step is a change of primary.",
+    ),
+    // -- calls --
+    counter(
+        "mainstay_calls_total",
+        &["kind", "locality", "outcome"],
+        "1",
+        "Calls made here, by where they went: local, remote, none (refused before).",
+    ),
+    histogram(
+        "mainstay_call_duration_seconds",
+        &["kind", "locality"],
+        CALL_BUCKETS,
+        "Time that callers here waited; of local calls one in about 16 is recorded.",
+    ),
+    counter(
+        "mainstay_call_retries_total",
+        &["kind", "reason"],
+        "1",
+        "Attempts after the first: not_primary, overloaded, unavailable.",
+    ),
+    counter(
+        "mainstay_call_forwards_total",
+        &["kind"],
+        "1",
+        "Attempts that a node refused which is not the primary: the map was stale.",
+    ),
+    // -- transport --
+    gauge("mainstay_transport_connections", &["state"], "1", "Connections: open, connecting."),
+    counter(
+        "mainstay_transport_reconnects_total",
+        &["peer"],
+        "1",
+        "Attempts to connect after a failure.",
+    ),
+    counter(
+        "mainstay_transport_closed_total",
+        &["reason"],
+        "1",
+        "Connections that ended: closed, idle, io, protocol, window, slow_reader, slow_writer, failed.",
+    ),
+    counter(
+        "mainstay_transport_bytes_total",
+        &["direction", "class"],
+        "By",
+        "Bytes of frames: call, reply, control, snapshot.",
+    ),
+    counter(
+        "mainstay_transport_frames_total",
+        &["direction", "class"],
+        "1",
+        "Frames: call, reply, control, snapshot.",
+    ),
+    gauge(
+        "mainstay_transport_credits_available",
+        &["peer"],
+        "1",
+        "Messages that may yet be sent to a peer.",
+    ),
+    counter(
+        "mainstay_transport_credit_stalls_total",
+        &["peer"],
+        "1",
+        "Calls that had to wait for a credit.",
+    ),
+    histogram(
+        "mainstay_transport_credit_wait_seconds",
+        &[],
+        CALL_BUCKETS,
+        "Time that calls waited for a credit or a connection.",
+    ),
+    gauge(
+        "mainstay_transport_send_queue_bytes",
+        &["peer"],
+        "By",
+        "Bytes that wait to be written to a peer.",
+    ),
+    counter(
+        "mainstay_transport_handshake_failures_total",
+        &["reason"],
+        "1",
+        "Handshakes that failed: connect, timeout, closed, version, cluster_id, node, lane, busy, malformed, protocol.",
+    ),
+    // -- the node --
+    gauge("mainstay_build_info", &["version"], "1", "1, with the release as a label."),
+    gauge(
+        "mainstay_node_info",
+        &["node", "zone"],
+        "1",
+        "1, with the stable name and the failure zone of the node as labels.",
+    ),
+    counter("mainstay_log_messages_total", &["level"], "1", "Log lines that passed the filter."),
+    // -- HTTP --
+    counter(
+        "mainstay_http_requests_total",
+        &["route", "method", "code"],
+        "1",
+        "Answered HTTP requests, by route template.",
+    ),
+    histogram(
+        "mainstay_http_request_duration_seconds",
+        &["route", "method"],
+        CALL_BUCKETS,
+        "Time from the head of a request to the head of its answer.",
+    ),
+    gauge(
+        "mainstay_http_inflight_requests",
+        &["listener"],
+        "1",
+        "HTTP requests inside the node, by listener: api, admin.",
+    ),
+    // -- storage --
+    counter("mainstay_wal_fsyncs_total", &[], "1", "Journal commits: one fsync each."),
+    Metric {
+        name: "mainstay_wal_fsync_duration_seconds",
+        is: Type::Histogram(DISK_BUCKETS),
+        labels: &[],
+        unit: "s",
+        help: "Time of one journal commit.",
+    },
+    counter("mainstay_wal_written_bytes_total", &[], "By", "Bytes of journal records."),
+    Metric {
+        name: "mainstay_wal_batch_records",
+        is: Type::Histogram(COUNT_BUCKETS),
+        labels: &[],
+        unit: "1",
+        help: "Batches per journal commit.",
+    },
+    gauge("mainstay_wal_size_bytes", &[], "By", "Journal that a start would replay."),
+    Metric {
+        name: "mainstay_snapshot_duration_seconds",
+        is: Type::Histogram(DISK_BUCKETS),
+        labels: &[],
+        unit: "s",
+        help: "Time of one checkpoint of entity states.",
+    },
+    gauge("mainstay_recovery_duration_seconds", &[], "s", "Time of the last recovery."),
+    gauge("mainstay_recovery_replayed_records", &[], "1", "Records that the last recovery read."),
+    counter(
+        "mainstay_storage_errors_total",
+        &["operation"],
+        "1",
+        "Failed disk operations: read, write, fsync, statvfs.",
+    ),
+    counter(
+        "mainstay_checksum_failures_total",
+        &["where"],
+        "1",
+        "Stored bytes that do not match their checksum: wal, snapshot.",
+    ),
+    gauge("mainstay_storage_free_bytes", &[], "By", "Free space on the data directory's disk."),
+    // -- control plane --
+    gauge("mainstay_cluster_members", &["state"], "1", "Members: alive, draining, down."),
+    gauge("mainstay_cluster_map_version", &[], "1", "Version of the map that this node holds."),
+    counter("mainstay_heartbeats_missed_total", &["peer"], "1", "Heartbeats without an answer."),
+    gauge("mainstay_raft_has_leader", &[], "1", "1 while the control plane has a leader."),
+    gauge("mainstay_raft_is_leader", &[], "1", "1 on the control plane's leader."),
+    gauge("mainstay_raft_term", &[], "1", "Term of the control plane."),
+    gauge("mainstay_raft_commit_index", &[], "1", "Last committed index of the control log."),
+    gauge("mainstay_raft_applied_index", &[], "1", "Last applied index of the control log."),
+    gauge("mainstay_raft_proposals_pending", &[], "1", "Proposals without an answer."),
+    gauge("mainstay_raft_peer_lag_entries", &["peer"], "1", "Entries that a member lacks."),
+    counter("mainstay_raft_leader_changes_total", &[], "1", "Changes of the leader."),
+    counter(
+        "mainstay_raft_proposals_total",
+        &["outcome"],
+        "1",
+        "Proposals of this node: committed, refused, failed, forwarded.",
+    ),
+    counter(
+        "mainstay_raft_snapshots_total",
+        &["direction", "outcome"],
+        "1",
+        "Snapshots of the control state, made, sent or received.",
+    ),
+    histogram(
+        "mainstay_raft_proposal_duration_seconds",
+        &[],
+        CALL_BUCKETS,
+        "Time from a proposal to its answer.",
     ),
 ];
 

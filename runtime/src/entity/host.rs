@@ -1,7 +1,9 @@
 //! The wall between user code and the lane: a kind as an object that knows its types.
 //!
 //! The lane holds `dyn KindHost`s and boxed states; only an implementation of [`KindHost`] knows
-//! what is in the box. Nothing here catches panics: the lane does, once, around every turn.
+//! what is in the box. Nothing here catches panics: the lane does, once, around every turn. Beside
+//! those of handlers there is one: a reply that does not encode, or is too large. A host relies on
+//! the lane for running each method in its own style; another style is a panic, too.
 
 use std::any::Any;
 use std::future::Future;
@@ -56,11 +58,18 @@ pub struct KindOptions {
     pub turn: Duration,
     /// How long an idle entity stays in memory.
     pub idle: Duration,
+    /// Copies beside the primary that the kind wants; `None` takes the cluster's.
+    pub standbys: Option<u8>,
 }
 
 impl Default for KindOptions {
     fn default() -> Self {
-        Self { mailbox: 64, turn: Duration::from_secs(30), idle: Duration::from_secs(15 * 60) }
+        Self {
+            mailbox: 64,
+            turn: Duration::from_secs(30),
+            idle: Duration::from_secs(15 * 60),
+            standbys: None,
+        }
     }
 }
 
@@ -77,6 +86,18 @@ pub struct KindInfo {
     pub options: KindOptions,
     /// Its methods, sorted by name. A method's index in here is what `run_*` take.
     pub methods: Vec<MethodInfo>,
+}
+
+impl KindInfo {
+    /// The index of the method of this id. Kinds have few methods: a walk beats a map.
+    pub fn method_index(&self, id: MethodId) -> Option<usize> {
+        self.methods.iter().position(|method| method.id == id)
+    }
+
+    /// The index of the method of this name.
+    pub fn method_index_by_name(&self, name: &str) -> Option<usize> {
+        self.methods.binary_search_by_key(&name, |method| method.name).ok()
+    }
 }
 
 /// The JSON schemas of a method, for OpenAPI.

@@ -108,7 +108,9 @@ mod tests {
         while got.len() < 4_000 {
             got.extend(next_batch(&inbox).await);
         }
-        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        for sender in senders {
+            sender.join().unwrap();
+        }
         for sender in 0..4 {
             let mine: Vec<_> = got.iter().filter(|n| **n / 10_000 == sender).collect();
             assert!(mine.is_sorted());

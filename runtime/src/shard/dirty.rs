@@ -5,14 +5,14 @@
 //! ```
 //!
 //! Nothing acknowledged lives only in an activation, so passivation may drop one at any time. A
-//! save takes all rows of the shard up to the watermark; commits that bring later entries while
-//! it runs are remembered, so that the journal is never cut above an entry that is in no snapshot.
+//! save takes all rows of the shard and says up to which entry the snapshots are complete then;
+//! the journal keeps every record above that.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use mainstay_protocol::entry::DedupRecord;
-use mainstay_protocol::id::{CommitNo, EntityId, Seq};
+use mainstay_protocol::id::{EntityId, Seq};
 use mainstay_protocol::time::LogTime;
 
 /// A committed state that no snapshot holds yet.
@@ -54,23 +54,37 @@ pub struct Save {
 pub struct Dirty {
     rows: BTreeMap<EntityId, Row>,
     dedup: Vec<Remembered>,
-    unsettled: VecDeque<(CommitNo, Journaled)>,
+    unsettled: VecDeque<Journaled>,
     bytes: u64,
-    unsaved_since: Option<CommitNo>,
-    saving: Option<Saving>,
-}
-
-#[derive(Debug)]
-struct Saving {
-    upto: Seq,
-    /// The first commit with entries above `upto`.
-    after: Option<CommitNo>,
+    settled: Seq,
+    saved: Seq,
+    saving: bool,
 }
 
 impl Dirty {
+    /// The dirty map after a recovery: snapshots are complete up to `saved`, the journal holds
+    /// everything up to `last`.
+    pub fn recovered(
+        saved: Seq,
+        last: Seq,
+        rows: impl IntoIterator<Item = (EntityId, Row)>,
+        dedup: Vec<Remembered>,
+    ) -> Self {
+        let mut dirty = Self { settled: last, saved, dedup, ..Self::default() };
+        for (entity, row) in rows {
+            dirty.keep(entity, row);
+        }
+        dirty
+    }
+
     /// The committed bytes of an entity, if they are not in a snapshot.
     pub fn get(&self, entity: &EntityId) -> Option<&Row> {
         self.rows.get(entity)
+    }
+
+    /// All of them, in key order.
+    pub fn iter(&self) -> impl Iterator<Item = (&EntityId, &Row)> {
+        self.rows.iter()
     }
 
     /// Bytes of state held here.
@@ -78,34 +92,22 @@ impl Dirty {
         self.bytes
     }
 
-    /// The oldest commit that holds something no snapshot holds: the journal may be cut below.
-    pub const fn floor(&self) -> Option<CommitNo> {
-        self.unsaved_since
-    }
-
-    /// A row found at recovery, already committed and settled.
-    pub fn recovered(&mut self, entity: EntityId, row: Row, commit: CommitNo) {
-        self.note(commit);
-        self.keep(entity, row);
+    /// Everything that is committed is in the snapshots.
+    pub fn clean(&self) -> bool {
+        self.saved == self.settled && self.unsettled.is_empty() && !self.saving
     }
 
     /// A journal commit that holds entries of this shard is durable here.
-    pub fn journaled(&mut self, commit: CommitNo, journaled: Journaled) {
-        self.note(commit);
-        self.unsettled.push_back((commit, journaled));
-    }
-
-    fn note(&mut self, commit: CommitNo) {
-        self.unsaved_since.get_or_insert(commit);
-        if let Some(saving) = &mut self.saving {
-            saving.after.get_or_insert(commit);
-        }
+    pub fn journaled(&mut self, journaled: Journaled) {
+        self.unsettled.push_back(journaled);
     }
 
     /// The watermark moved: what it covers is committed.
     pub fn settle(&mut self, watermark: Seq) {
-        while self.unsettled.front().is_some_and(|(_, front)| front.last <= watermark) {
-            let (_, settled) = self.unsettled.pop_front().expect("the front was just seen");
+        while self.unsettled.front().is_some_and(|front| front.last <= watermark)
+            && let Some(settled) = self.unsettled.pop_front()
+        {
+            self.settled = settled.last;
             self.dedup.extend(settled.dedup);
             for (entity, row) in settled.rows {
                 self.keep(entity, row);
@@ -120,23 +122,22 @@ impl Dirty {
         }
     }
 
-    /// Begins a save of everything up to `watermark`; `None` when there is nothing to save or one
+    /// Begins a save of everything that is committed; `None` when there is nothing to save or one
     /// is under way.
-    pub fn begin_save(&mut self, watermark: Seq) -> Option<Save> {
-        if self.saving.is_some() || self.unsaved_since.is_none() {
+    pub fn begin_save(&mut self) -> Option<Save> {
+        if self.saving || self.saved == self.settled {
             return None;
         }
-        let after = self.unsettled.front().map(|(commit, _)| *commit);
-        self.saving = Some(Saving { upto: watermark, after });
+        self.saving = true;
         let rows = self.rows.iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
-        Some(Save { upto: watermark, rows, dedup: std::mem::take(&mut self.dedup) })
+        Some(Save { upto: self.settled, rows, dedup: std::mem::take(&mut self.dedup) })
     }
 
     /// The save is durable: rows that did not change since leave.
     pub fn saved(&mut self, save: &Save) {
-        let Some(saving) = self.saving.take() else { return };
-        debug_assert_eq!(saving.upto, save.upto, "one save at a time");
-        self.unsaved_since = saving.after;
+        debug_assert!(self.saving, "one save at a time, and it was begun");
+        debug_assert!(self.saved < save.upto, "a save goes forward");
+        (self.saving, self.saved) = (false, save.upto);
         for (entity, saved) in &save.rows {
             if self.rows.get(entity).is_some_and(|row| row.seq == saved.seq) {
                 self.rows.remove(entity);
@@ -147,7 +148,7 @@ impl Dirty {
 
     /// The save failed: everything is as dirty as before.
     pub fn save_failed(&mut self, save: Save) {
-        self.saving = None;
+        self.saving = false;
         let newer = std::mem::replace(&mut self.dedup, save.dedup);
         self.dedup.extend(newer);
     }
@@ -166,15 +167,15 @@ mod tests {
         Row { seq: Seq(seq), bytes: Bytes::from(vec![0; 10]) }
     }
 
-    fn commit(dirty: &mut Dirty, commit: u64, key: &str, seq: u64) {
+    fn commit(dirty: &mut Dirty, key: &str, seq: u64) {
         let rows = vec![(entity(key), row(seq))];
-        dirty.journaled(CommitNo(commit), Journaled { last: Seq(seq), rows, dedup: Vec::new() });
+        dirty.journaled(Journaled { last: Seq(seq), rows, dedup: Vec::new() });
     }
 
     #[test]
     fn a_row_counts_once_the_watermark_covers_it() {
         let mut dirty = Dirty::default();
-        commit(&mut dirty, 1, "a", 1);
+        commit(&mut dirty, "a", 1);
         assert_eq!(dirty.get(&entity("a")), None);
         dirty.settle(Seq(1));
         assert_eq!(dirty.get(&entity("a")), Some(&row(1)));
@@ -182,44 +183,44 @@ mod tests {
     }
 
     #[test]
-    fn the_floor_passes_a_hot_entity_that_changes_during_every_save() {
+    fn a_hot_entity_that_changes_during_every_save_is_saved_all_the_same() {
         let mut dirty = Dirty::default();
-        commit(&mut dirty, 1, "hot", 1);
+        commit(&mut dirty, "hot", 1);
         dirty.settle(Seq(1));
-        let save = dirty.begin_save(Seq(1)).unwrap();
-        commit(&mut dirty, 2, "hot", 2);
+        let save = dirty.begin_save().unwrap();
+        commit(&mut dirty, "hot", 2);
         dirty.settle(Seq(2));
         dirty.saved(&save);
-        assert_eq!(dirty.floor(), Some(CommitNo(2)));
+        assert_eq!(save.upto, Seq(1));
         assert_eq!(dirty.get(&entity("hot")), Some(&row(2)));
+        assert!(!dirty.clean());
     }
 
     #[test]
-    fn the_floor_stays_below_entries_that_were_unsettled_when_the_save_began() {
+    fn a_save_takes_nothing_that_is_not_committed() {
         let mut dirty = Dirty::default();
-        commit(&mut dirty, 1, "a", 1);
+        commit(&mut dirty, "a", 1);
         dirty.settle(Seq(1));
-        commit(&mut dirty, 2, "b", 2);
-        let save = dirty.begin_save(Seq(1)).unwrap();
-        dirty.settle(Seq(2));
+        commit(&mut dirty, "a", 2);
+        let save = dirty.begin_save().unwrap();
+        assert_eq!(save.rows, [(entity("a"), row(1))]);
         dirty.saved(&save);
-        assert_eq!(dirty.floor(), Some(CommitNo(2)));
-        assert_eq!(dirty.get(&entity("a")), None);
-        assert!(dirty.get(&entity("b")).is_some());
+        assert_eq!(dirty.begin_save(), None);
+        dirty.settle(Seq(2));
+        assert_eq!(dirty.begin_save().unwrap().upto, Seq(2));
     }
 
     #[test]
     fn a_failed_save_loses_nothing_and_can_be_tried_again() {
         let mut dirty = Dirty::default();
-        commit(&mut dirty, 1, "a", 1);
+        commit(&mut dirty, "a", 1);
         dirty.settle(Seq(1));
-        let save = dirty.begin_save(Seq(1)).unwrap();
-        assert_eq!(dirty.begin_save(Seq(1)), None);
+        let save = dirty.begin_save().unwrap();
+        assert_eq!(dirty.begin_save(), None);
         dirty.save_failed(save);
-        assert_eq!(dirty.floor(), Some(CommitNo(1)));
-        let again = dirty.begin_save(Seq(1)).unwrap();
+        let again = dirty.begin_save().unwrap();
         dirty.saved(&again);
-        assert_eq!(dirty.floor(), None);
+        assert!(dirty.clean());
         assert_eq!(dirty.bytes(), 0);
     }
 }

@@ -1,0 +1,288 @@
+//! A node as its operators see it: its state, its entities, its part in the cluster.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mainstay_protocol::control::{Command, ProposeRefused};
+use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
+use tokio::sync::oneshot;
+
+use super::start::{LANE_PATIENCE, lane_of};
+use super::{Cluster, Phase, peers};
+use crate::handoff::answered;
+use crate::lane::Input;
+use crate::lane::inspect::{EntityView, Inspect, LaneView, Listing};
+use crate::router::locality::LocalityRow;
+use crate::shard::claimed_by;
+use crate::storage::{Scan, ScanCursor, StorageError};
+
+/// A node, at one moment.
+#[derive(Debug, Clone)]
+pub struct NodeView {
+    /// Its name.
+    pub name: NodeId,
+    /// Its start.
+    pub boot: BootId,
+    /// Its failure zone, or empty.
+    pub zone: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// How long it runs.
+    pub uptime: Duration,
+    /// Its lanes.
+    pub lanes: u16,
+    /// Lanes that answered in time.
+    pub lanes_answering: u16,
+    /// The consensus leader, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// Entities in memory.
+    pub entities: u64,
+    /// Bytes of their state.
+    pub state_bytes: u64,
+    /// Requests inside it.
+    pub requests: u64,
+    /// Shards that it serves.
+    pub serving: usize,
+    /// Shards that the map gives to this start of it and that it does not serve yet.
+    pub starting: usize,
+    /// Commands may come in: the journal runs and the disk is above its reserve.
+    pub writable: bool,
+    /// Bytes of journal that a start would replay.
+    pub journal_bytes: u64,
+}
+
+/// One entity of a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityRow {
+    /// Its key.
+    pub key: String,
+    /// Its shard.
+    pub shard: ShardId,
+    /// The entry that last changed it.
+    pub seq: Seq,
+    /// Bytes of its encoded state.
+    pub state_bytes: u64,
+    /// It is in memory.
+    pub active: bool,
+}
+
+/// One entity, looked at on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Who serves the shard.
+    pub primary: Option<NodeId>,
+    /// The entry that last changed it; 0 when it was never written.
+    pub seq: Seq,
+    /// Its encoded state; `None` when it was never written, or is not on this node.
+    pub state: Option<Bytes>,
+    /// It is in memory.
+    pub active: bool,
+}
+
+/// Why a question of an operator has no answer. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// It names something that does not exist.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What.
+        what: String,
+    },
+    /// The cluster refused.
+    #[error(transparent)]
+    Refused(#[from] ProposeRefused),
+    /// The tables could not be read.
+    #[error("the stored state cannot be read")]
+    Storage(#[from] StorageError),
+    /// A lane did not answer in time.
+    #[error("the lane of shard {shard} does not answer")]
+    Busy {
+        /// The shard.
+        shard: ShardId,
+    },
+}
+
+impl Cluster {
+    /// This node, now.
+    pub async fn view(&self) -> NodeView {
+        let inner = &self.0;
+        let views = peers::lane_views(inner.lanes.iter().map(|lane| &lane.inbox)).await;
+        let sum = |part: fn(&LaneView) -> u64| views.iter().map(part).sum();
+        let serving: usize = views.iter().map(|view| view.serving.len()).sum();
+        let taking_over: usize = views.iter().map(|view| view.starting as usize).sum();
+        let count = |lanes: usize| u16::try_from(lanes).unwrap_or(u16::MAX);
+        NodeView {
+            name: inner.me.node.clone(),
+            boot: inner.me.boot,
+            zone: inner.zone.clone(),
+            phase: inner.phase.borrow().clone(),
+            uptime: self.uptime(),
+            lanes: count(inner.lanes.len()),
+            lanes_answering: count(views.len()),
+            leader: inner.control.leader(),
+            entities: sum(|view| view.entities),
+            state_bytes: sum(|view| view.state_bytes),
+            requests: sum(|view| view.requests),
+            serving: serving - taking_over,
+            starting: (self.claims() + taking_over).saturating_sub(serving),
+            writable: inner.journal.writable(),
+            journal_bytes: inner.journal.journal_bytes(),
+        }
+    }
+
+    /// Shards that the map gives to this start of the node.
+    fn claims(&self) -> usize {
+        let map = self.map();
+        map.shards.iter().filter(|config| claimed_by(config, &self.0.me)).count()
+    }
+
+    /// Whether every shard has a primary and this node serves its own.
+    pub(super) async fn serves(&self) -> bool {
+        let map = self.map();
+        let registered =
+            map.members.get(&self.0.me.node).is_some_and(|member| member.boot == self.0.me.boot);
+        let assigned = map.shards.iter().all(|config| config.primary.is_some());
+        if !registered || map.shards.is_empty() || !assigned {
+            return false;
+        }
+        let stale = map.shards.iter().any(|config| {
+            config
+                .primary
+                .as_ref()
+                .is_some_and(|claim| claim.node == self.0.me.node && claim.boot != self.0.me.boot)
+        });
+        let view = self.view().await;
+        !stale && view.starting == 0 && view.lanes_answering == view.lanes
+    }
+
+    /// Lists entities of a kind on this node, in key order.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the tables cannot be read.
+    pub async fn entities(
+        &self,
+        kind: KindId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<EntityRow>, AdminError> {
+        let mut rows = std::collections::BTreeMap::new();
+        for lane in &self.0.lanes {
+            let (tell, told) = oneshot::channel();
+            let listing = Listing { kind, prefix: prefix.to_owned() };
+            drop(lane.inbox.push(Input::Inspect(Inspect::List(listing, tell))));
+            let listed = tokio::time::timeout(LANE_PATIENCE, told).await;
+            for entity in listed.ok().and_then(Result::ok).unwrap_or_default() {
+                let (seq, state_bytes) = entity.dirty.unwrap_or_default();
+                let key = entity.entity.key.as_str().to_owned();
+                let (shard, active) = (entity.shard, entity.active);
+                rows.insert(key.clone(), EntityRow { key, shard, seq, state_bytes, active });
+            }
+        }
+        let mut cursor: Option<ScanCursor> = None;
+        loop {
+            let state = &self.0.state;
+            let at = cursor.take();
+            let scan = Scan { kind, prefix: prefix.to_owned(), after: at, limit: SCAN_PAGE };
+            let page = answered(|done| state.scan(scan, done)).await?;
+            for row in page.rows {
+                let key = row.key.as_str().to_owned();
+                let (shard, seq, state_bytes) = (row.shard, row.seq, row.bytes);
+                rows.entry(key.clone()).or_insert(EntityRow {
+                    key,
+                    shard,
+                    seq,
+                    state_bytes,
+                    active: false,
+                });
+            }
+            // Pages come by shard, so the first keys of all are known at the end only; what is
+            // above the limit is forgotten on the way.
+            let from = after.unwrap_or_default();
+            while rows.range::<str, _>((above(from), std::ops::Bound::Unbounded)).count() > limit {
+                rows.pop_last();
+            }
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        let from = after.unwrap_or_default();
+        let wanted = rows.range::<str, _>((above(from), std::ops::Bound::Unbounded));
+        Ok(wanted.take(limit).map(|(_, row)| row.clone()).collect())
+    }
+
+    /// Looks at one entity, as this node knows it.
+    ///
+    /// # Errors
+    /// [`AdminError`] when the kind is unknown, or the tables cannot be read.
+    pub async fn inspect(&self, entity: EntityId) -> Result<Inspection, AdminError> {
+        let host =
+            self.0.registry.kind(entity.kind).ok_or_else(|| AdminError::NotFound {
+                what: format!("kind {:08x}", entity.kind.0),
+            })?;
+        let map = self.map();
+        let total = u32::try_from(map.shards.len()).unwrap_or(u32::MAX);
+        if total == 0 {
+            return Err(ProposeRefused::NotInitialised.into());
+        }
+        let shard = ShardId::of(host.affinity(&entity.key), total);
+        let config = &map.shards[shard.0 as usize];
+        let primary = config.primary.as_ref().map(|claim| claim.node.clone());
+        let (tell, told) = oneshot::channel();
+        let lanes = &self.0.lanes;
+        let at = lane_of(shard, u16::try_from(lanes.len()).unwrap_or(u16::MAX));
+        let question = Inspect::Entity(shard, entity.clone(), tell);
+        drop(lanes[usize::from(at)].inbox.push(Input::Inspect(question)));
+        let view: EntityView = tokio::time::timeout(LANE_PATIENCE, told)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(AdminError::Busy { shard })?;
+        let (seq, state) = if let Some((seq, bytes)) = view.dirty {
+            (seq, Some(bytes))
+        } else {
+            let stored = answered(|done| self.0.state.load(shard, entity, done)).await?;
+            stored.map_or((Seq(0), None), |stored| (stored.seq, Some(stored.bytes)))
+        };
+        Ok(Inspection { shard, primary, seq, state, active: view.active })
+    }
+
+    /// Begins to hand a member's shards over; it may leave when it holds none.
+    ///
+    /// # Errors
+    /// [`AdminError::Refused`].
+    pub async fn drain(&self, node: NodeId) -> Result<(), AdminError> {
+        Ok(self.0.control.propose(Command::Drain { node }).await.map(drop)?)
+    }
+
+    /// Lets a draining member take part again.
+    ///
+    /// # Errors
+    /// [`AdminError::Refused`].
+    pub async fn undrain(&self, node: NodeId) -> Result<(), AdminError> {
+        Ok(self.0.control.propose(Command::Undrain { node }).await.map(drop)?)
+    }
+
+    /// Takes a member that holds nothing out of the cluster.
+    ///
+    /// # Errors
+    /// [`AdminError::Refused`], while it holds shards for one.
+    pub async fn remove(&self, node: NodeId) -> Result<(), AdminError> {
+        Ok(self.0.control.propose(Command::Leave { node }).await.map(drop)?)
+    }
+
+    /// The pairs of kinds that cost most remote bytes from here, most costly first.
+    pub fn locality(&self, count: usize) -> Vec<LocalityRow> {
+        self.0.router.locality_top(count)
+    }
+}
+
+/// Rows that one read of the tables lists.
+const SCAN_PAGE: usize = 1_000;
+
+fn above(key: &str) -> std::ops::Bound<&str> {
+    if key.is_empty() { std::ops::Bound::Unbounded } else { std::ops::Bound::Excluded(key) }
+}

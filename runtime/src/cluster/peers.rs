@@ -1,0 +1,250 @@
+//! Adapters between rooms that must not know each other: control and transport, router and lanes.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mainstay_protocol::control::{ClusterState, MemberState};
+use mainstay_protocol::id::NodeId;
+use mainstay_protocol::message::ControlBody;
+use mainstay_protocol::retry_budget;
+use mainstay_protocol::shard_map::ShardMap;
+use mainstay_protocol::time::Instant;
+use metrics::{Gauge, gauge};
+use tokio::sync::{oneshot, watch};
+
+use super::start::LANE_PATIENCE;
+use crate::clock;
+use crate::config::Limits;
+use crate::control::ControlHandle;
+use crate::entity::Registry;
+use crate::lane::inspect::{Inspect, LaneView};
+use crate::lane::{self, Input, LaneInbox};
+use crate::membership::{self, AskFailure, AskFuture, PeerCaller};
+use crate::metrics::float;
+use crate::router::kinds::KindTable;
+use crate::router::{self, Local, Router};
+use crate::transport::control::{AskError, ControlChannel};
+use crate::transport::handshake::Identity;
+use crate::transport::intake::Intake;
+use crate::transport::links::Links;
+use crate::transport::reply::Envelope;
+
+/// The control room's way to peers, over the transport's control connections.
+pub(super) struct Caller(pub(super) ControlChannel);
+
+impl PeerCaller for Caller {
+    fn ask(
+        &self,
+        addr: &str,
+        to: Option<NodeId>,
+        body: ControlBody,
+        timeout: Duration,
+    ) -> AskFuture {
+        let (channel, addr) = (self.0.clone(), addr.to_owned());
+        Box::pin(
+            async move { channel.ask(&addr, to.as_ref(), body, timeout).await.map_err(failure_of) },
+        )
+    }
+}
+
+fn failure_of(error: AskError) -> AskFailure {
+    match error {
+        AskError::Unreachable { reject: Some(reject), .. } => AskFailure::Rejected(reject),
+        AskError::Refused { reason, .. } => AskFailure::Refused { reason },
+        other if other.not_sent() => AskFailure::NotSent { reason: other.to_string() },
+        other => AskFailure::NoAnswer { reason: other.to_string() },
+    }
+}
+
+/// What the node's router is made of.
+pub(super) struct RouterParts {
+    pub(super) registry: Arc<Registry>,
+    pub(super) identity: Arc<Identity>,
+    pub(super) config: crate::transport::Config,
+    pub(super) limits: Limits,
+    pub(super) me: NodeId,
+    pub(super) intake: Intake,
+    pub(super) control: ControlHandle,
+    pub(super) lanes: Vec<LaneInbox>,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+/// A router that delivers to this node's own lanes and follows this node's map.
+pub(super) fn router(parts: RouterParts) -> Router {
+    let lanes = parts.lanes;
+    let count = u16::try_from(lanes.len()).expect("lanes are counted in 16 bits");
+    let deliver = move |lane: u16, envelope: Envelope| {
+        if let Some(inbox) = lanes.get(usize::from(lane)) {
+            lane::deliver(inbox, envelope);
+        }
+    };
+    Router::start(router::Parts {
+        kinds: KindTable::of(parts.registry.kinds()),
+        map: shard_maps(&parts.control, &parts.runtime),
+        // The map reaches every member through consensus; there is nothing to ask for.
+        refresh: Arc::new(|_| {}),
+        local: Some(Local { node: parts.me, count, lanes: Arc::new(deliver) }),
+        links: Links::new(parts.identity, parts.config, parts.runtime.clone()),
+        intake: parts.intake,
+        limits: router::Limits {
+            deadline_max: parts.limits.deadline_max,
+            requests: parts.limits.requests,
+        },
+        retry: retry_budget::Config::default(),
+        runtime: parts.runtime,
+    })
+}
+
+/// The router's view of every version of the map.
+fn shard_maps(
+    control: &ControlHandle,
+    runtime: &tokio::runtime::Handle,
+) -> watch::Receiver<Arc<ShardMap>> {
+    let mut state = control.state();
+    let (tell, maps) = watch::channel(Arc::new(ShardMap::new(&state.borrow_and_update())));
+    drop(runtime.spawn(async move {
+        while state.changed().await.is_ok() {
+            let map = Arc::new(ShardMap::new(&state.borrow_and_update()));
+            tell.send_replace(map);
+        }
+    }));
+    maps
+}
+
+/// How fresh the lanes are, for heartbeats: measured by asking them, once per heartbeat.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    lane_age_ms: AtomicU32,
+    state_bytes: AtomicU64,
+    lanes: Mutex<Vec<LaneInbox>>,
+    pending: Mutex<Vec<(Instant, oneshot::Receiver<LaneView>)>>,
+}
+
+impl Progress {
+    /// These are the lanes.
+    pub(super) fn watch(&self, lanes: Vec<LaneInbox>) {
+        *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    }
+
+    /// The age of the oldest question that a lane has not answered; asks again when all have.
+    pub(super) fn read(&self) -> membership::Progress {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = 0;
+        let mut all_answered = true;
+        for (_, answer) in pending.iter_mut() {
+            match answer.try_recv() {
+                Ok(view) => bytes += view.state_bytes,
+                Err(oneshot::error::TryRecvError::Empty) => all_answered = false,
+                Err(oneshot::error::TryRecvError::Closed) => {}
+            }
+        }
+        let asked_at = pending.first().map(|(at, _)| *at);
+        if all_answered {
+            self.state_bytes.store(bytes, Ordering::Relaxed);
+            self.lane_age_ms.store(0, Ordering::Relaxed);
+            let now = clock::now();
+            let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+            *pending = lanes
+                .iter()
+                .map(|lane| {
+                    let (tell, told) = oneshot::channel();
+                    drop(lane.push(Input::Inspect(Inspect::Lane(tell))));
+                    (now, told)
+                })
+                .collect();
+        } else if let Some(at) = asked_at {
+            let age =
+                u32::try_from(clock::now().saturating_since(at).as_millis()).unwrap_or(u32::MAX);
+            self.lane_age_ms.store(age, Ordering::Relaxed);
+        }
+        membership::Progress {
+            lane_age_ms: self.lane_age_ms.load(Ordering::Relaxed),
+            storage_age_ms: 0,
+            state_bytes: self.state_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Asks every lane how it is; a lane that does not answer in time is left out.
+pub(super) async fn lane_views<'l>(lanes: impl Iterator<Item = &'l LaneInbox>) -> Vec<LaneView> {
+    let asked: Vec<_> = lanes
+        .map(|lane| {
+            let (tell, told) = oneshot::channel();
+            drop(lane.push(Input::Inspect(Inspect::Lane(tell))));
+            told
+        })
+        .collect();
+    let mut views = Vec::new();
+    for told in asked {
+        if let Ok(Ok(view)) = tokio::time::timeout(LANE_PATIENCE, told).await {
+            views.push(view);
+        }
+    }
+    views
+}
+
+/// Groups of shards in metrics: shard id modulo this, whatever the number of shards.
+const SHARD_GROUPS: usize = 32;
+
+/// What the map says, as metrics.
+pub(super) struct MapGauges {
+    version: Gauge,
+    unavailable: Gauge,
+    members: [(MemberState, Gauge); 3],
+    epochs: Vec<Gauge>,
+}
+
+impl MapGauges {
+    pub(super) fn new() -> Self {
+        let members = |state, word: &'static str| {
+            (state, gauge!("mainstay_cluster_members", "state" => word))
+        };
+        Self {
+            version: gauge!("mainstay_cluster_map_version"),
+            unavailable: gauge!("mainstay_shards_unavailable"),
+            epochs: (0..SHARD_GROUPS)
+                .map(|group| gauge!("mainstay_shard_epoch", "shard_group" => group.to_string()))
+                .collect(),
+            members: [
+                members(MemberState::Up, "alive"),
+                members(MemberState::Draining, "draining"),
+                members(MemberState::Down, "down"),
+            ],
+        }
+    }
+
+    pub(super) fn tell(&self, map: &ClusterState) {
+        self.version.set(small(usize::try_from(map.version).unwrap_or(usize::MAX)));
+        self.unavailable.set(small(unavailable(map)));
+        let mut epochs = [0; SHARD_GROUPS];
+        for (shard, config) in map.shards.iter().enumerate() {
+            let epoch = &mut epochs[shard % SHARD_GROUPS];
+            *epoch = config.epoch.0.max(*epoch);
+        }
+        for (gauge, epoch) in self.epochs.iter().zip(epochs) {
+            gauge.set(float(epoch));
+        }
+        for (state, gauge) in &self.members {
+            gauge.set(small(map.members.values().filter(|member| member.state == *state).count()));
+        }
+    }
+}
+
+/// Shards that no live member serves.
+pub(super) fn unavailable(map: &ClusterState) -> usize {
+    let served = |shard: &&mainstay_protocol::control::ShardConfig| {
+        shard.primary.as_ref().is_some_and(|claim| {
+            map.members.get(&claim.node).is_some_and(|member| {
+                member.state != MemberState::Down
+                    && member.disk == claim.disk
+                    && member.boot == claim.boot
+            })
+        })
+    };
+    map.shards.len() - map.shards.iter().filter(served).count()
+}
+
+fn small(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}

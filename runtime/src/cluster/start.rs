@@ -1,0 +1,432 @@
+//! How a node starts: storage first, then the threads, then the doors, then the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_protocol::control::{Member, MemberState};
+use mainstay_protocol::id::ShardId;
+use mainstay_protocol::message::WIRE_VERSION;
+use tokio::sync::{Semaphore, watch};
+
+use super::peers::{Caller, Progress};
+use super::threads::{LaneMaker, SystemThread};
+use super::{Cluster, Ending, Inner, Lane, Phase, port_of};
+use crate::clock;
+use crate::config::Config;
+use crate::control::consensus::Timing;
+use crate::control::plane::{ControlPlane, Setup, StartError as ControlStartError};
+use crate::entity::{Registry, RegistryError};
+use crate::events::EventLog;
+use crate::handoff::Mover;
+use crate::ingress::Door;
+use crate::lane::env::Me;
+use crate::lane::{Adopt, Input, LaneInbox};
+use crate::membership::{JoinError, Patience};
+use crate::router::Router;
+use crate::shard::{Records, ShardHost};
+use crate::storage::{self, JournalNews, OpenError, Opened, RecoveredShard, Storage};
+use crate::transport::control::ControlChannel;
+use crate::transport::handshake::Identity;
+use crate::transport::intake::Intake;
+use crate::transport::listener::{BindError, House, Listener, Recipients};
+use crate::transport::{self, control, snapshots};
+
+/// Why a node did not start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program's kinds are wrong.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] OpenError),
+    /// The node cannot listen.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The control plane did not start.
+    #[error(transparent)]
+    Control(#[from] ControlStartError),
+    /// The node is not let into a cluster, or finds none.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// Consensus cannot go on. Restart the node.
+    #[error("consensus stopped: {0}")]
+    Consensus(String),
+    /// A thread could not be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(String),
+    /// The node was told to end.
+    #[error("the node is stopping")]
+    Stopped,
+}
+
+impl StartError {
+    /// The number under which it is explained.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Registry(_) | Self::Thread(_) => "MS-1001",
+            Self::Storage(error) => error.code(),
+            Self::Bind(error) => error.code(),
+            Self::Control(error) => error.code(),
+            Self::Join(error) => error.code(),
+            Self::Consensus(_) => "MS-1105",
+            Self::Stopped => "MS-2105",
+        }
+    }
+}
+
+impl PartialEq for StartError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for StartError {}
+
+/// Starts a node. Blocks; must run outside any runtime.
+pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, StartError> {
+    let registry = registry.build()?;
+    let ingress = ingress_runtime()?;
+    let listener = ingress.block_on(Listener::bind(&config.peers.listen))?;
+    let opened = storage::open(&config.storage, &config.data_dir, config.node.as_ref())?;
+    let node = Node::new(config, registry, &opened, listener.addr().to_string());
+    let lanes = node.lane_inboxes();
+    let (storage, mut recovered) = opened.start(node.lanes, notify(lanes.clone()))?;
+    let storage = Arc::new(storage);
+    let system = SystemThread::start()?;
+    let control = node.start_control(&system, &storage)?;
+    let moving = node.mover(&storage, &control, &ingress);
+    let router = node.router(&control, &lanes, &ingress);
+    let mut hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
+    tracing::info!(
+        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
+        records = recovered.replayed_records,
+        "recovered"
+    );
+    let room = usize::from(node.config.lanes.blocking_threads.max(1));
+    let blocking = Arc::new(Semaphore::new(room));
+    let make = LaneMaker {
+        node: &node,
+        storage: &storage,
+        router: &router,
+        moving: &moving,
+        system: &system,
+        map: control.control.current(),
+        blocking,
+    };
+    let mut running = Vec::new();
+    for (number, inbox) in (0..).zip(&lanes) {
+        let recovered = hosts.remove(&number).unwrap_or_default();
+        let addr = make.start(number, inbox, recovered)?;
+        running.push(Lane { inbox: inbox.clone(), addr });
+    }
+    node.lanes_started(&running);
+    let doors = Doors { ingress: &ingress, system: &system, lanes: &running, control: &control };
+    node.listen(listener, &doors, &moving);
+    let (phase, _) = watch::channel(Phase::Joining);
+    node.watch_map(&system, &control, &running);
+    join(&system, &control.plane, &phase);
+    let door = Door::new(&node.config.limits);
+    Ok(Cluster(Arc::new(Inner {
+        me: node.me.clone(),
+        zone: node.config.zone.clone(),
+        peer_addr: node.addr.clone(),
+        started_at: clock::now(),
+        registry: Arc::clone(&node.registry),
+        port: port_of(&door, &router),
+        router,
+        door,
+        control: control.control,
+        plane: control.plane,
+        events: node.events.clone(),
+        lanes: running,
+        journal: storage.journal().clone(),
+        state: storage.state().clone(),
+        phase,
+        ending: std::sync::Mutex::new(Some(Ending {
+            storage,
+            ingress,
+            control: system.handle,
+            system: system.system,
+            system_thread: system.thread,
+        })),
+    })))
+}
+
+/// What is known of the node before anything of it runs.
+pub(super) struct Node {
+    pub(super) config: Config,
+    pub(super) registry: Arc<Registry>,
+    pub(super) me: Me,
+    pub(super) lanes: u16,
+    /// Where it listens, and what it tells others.
+    addr: String,
+    advertised: String,
+    identity: Arc<Identity>,
+    transport: transport::Config,
+    intake: Intake,
+    events: EventLog,
+    progress: Arc<Progress>,
+    cluster: Option<mainstay_protocol::id::ClusterId>,
+}
+
+/// What accepted connections are passed on to.
+struct Doors<'a> {
+    ingress: &'a tokio::runtime::Runtime,
+    system: &'a SystemThread,
+    lanes: &'a [Lane],
+    control: &'a Control,
+}
+
+struct Control {
+    plane: Arc<ControlPlane>,
+    control: crate::control::ControlHandle,
+}
+
+impl Node {
+    fn new(config: Config, registry: Arc<Registry>, opened: &Opened, addr: String) -> Self {
+        let found = &opened.identity;
+        let me = Me { node: found.node.clone(), disk: found.disk, boot: found.boot };
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let lanes = match config.lanes.count {
+            0 => u16::try_from(cores).unwrap_or(u16::MAX),
+            count => count,
+        };
+        let (node, cluster) = (me.node.clone(), found.cluster);
+        let limits = &config.limits;
+        Self {
+            identity: Arc::new(Identity::node(node.clone(), me.disk, me.boot, cluster)),
+            transport: transport::Config::of(limits),
+            intake: Intake::new(limits.requests, limits.request_bytes),
+            events: EventLog::new(node),
+            progress: Arc::default(),
+            advertised: config.peers.advertise.clone().unwrap_or_else(|| addr.clone()),
+            config,
+            registry,
+            me,
+            lanes,
+            addr,
+            cluster,
+        }
+    }
+
+    fn lane_inboxes(&self) -> Vec<LaneInbox> {
+        (0..self.lanes).map(|_| LaneInbox::default()).collect()
+    }
+
+    fn member(&self) -> Member {
+        Member {
+            disk: self.me.disk,
+            boot: self.me.boot,
+            peer_addr: self.advertised.clone(),
+            http_addr: self.config.peers.http_advertise.clone(),
+            zone: self.config.zone.clone(),
+            weight: self.config.weight,
+            lanes: self.lanes,
+            state: MemberState::Up,
+            wire_max: WIRE_VERSION,
+        }
+    }
+
+    fn start_control(
+        &self,
+        system: &SystemThread,
+        storage: &Arc<Storage>,
+    ) -> Result<Control, StartError> {
+        let channel = ControlChannel::new(
+            Arc::clone(&self.identity),
+            self.transport.clone(),
+            system.handle.clone(),
+        );
+        let (keeper, identity) = (Arc::clone(storage), Arc::clone(&self.identity));
+        let (events, progress) = (self.events.clone(), Arc::clone(&self.progress));
+        let setup = Setup {
+            node: self.me.node.clone(),
+            member: self.member(),
+            cluster: self.cluster,
+            grouping: self.registry.grouping(),
+            data_dir: self.config.data_dir.clone(),
+            options: self.config.cluster.clone(),
+            detection: self.config.detection.clone(),
+            timing: Timing::default(),
+            patience: Patience::default(),
+            caller: Arc::new(Caller(channel)),
+            keep: Arc::new(move |cluster| {
+                keeper.set_cluster(cluster).map_err(std::io::Error::other)?;
+                identity.set_cluster(cluster);
+                Ok(())
+            }),
+            progress: Arc::new(move || progress.read()),
+            on_events: Arc::new(move |version, happened| {
+                events.record(version, happened.iter().cloned());
+            }),
+        };
+        let plane = system.run(move || async { ControlPlane::start(setup).await })??;
+        let plane = Arc::new(plane);
+        Ok(Control { control: plane.control(), plane })
+    }
+
+    fn mover(
+        &self,
+        storage: &Arc<Storage>,
+        control: &Control,
+        ingress: &tokio::runtime::Runtime,
+    ) -> Mover {
+        Mover::new(
+            storage.state().clone(),
+            Arc::clone(&self.identity),
+            self.transport.clone(),
+            control.control.clone(),
+            ingress.handle().clone(),
+        )
+    }
+
+    /// What recovery found, by the lane that owns it.
+    fn hosts_by_lane(
+        &self,
+        shards: BTreeMap<ShardId, RecoveredShard>,
+    ) -> BTreeMap<u16, Vec<ShardHost>> {
+        let mut hosts: BTreeMap<u16, Vec<ShardHost>> = BTreeMap::new();
+        for (shard, found) in shards {
+            let lane = lane_of(shard, self.lanes);
+            hosts.entry(lane).or_default().push(ShardHost::recovered(shard, Records::from(found)));
+        }
+        hosts
+    }
+
+    fn lanes_started(&self, lanes: &[Lane]) {
+        self.progress.watch(lanes.iter().map(|lane| lane.inbox.clone()).collect());
+    }
+
+    fn listen(&self, listener: Listener, doors: &Doors<'_>, moving: &Mover) {
+        let Doors { ingress, system, lanes, control } = *doors;
+        let lanes: Vec<_> = lanes.iter().map(|lane| lane.addr.clone()).collect();
+        let service = control.plane.service();
+        let handler: control::ControlHandler = Arc::new(move |from, body| {
+            let service = service.clone();
+            Box::pin(async move { service.handle(body, &from).await })
+        });
+        let (on_control, on_ingress) = (system.handle.clone(), ingress.handle().clone());
+        let moving = moving.clone();
+        let copies: snapshots::SnapshotHandler = Arc::new(move |from, message| {
+            let moving = moving.clone();
+            Box::pin(moving.receive(from, message))
+        });
+        let recipients = Recipients {
+            requests: Arc::new(move |accepted| {
+                let lane = usize::from(accepted.lane());
+                if let Some(lane) = lanes.get(lane) {
+                    // One message per connection; the number of connections is bounded.
+                    drop(lane.try_send(Adopt(accepted)));
+                }
+            }),
+            control: Arc::new(move |accepted| {
+                drop(on_control.spawn(control::serve(accepted, Arc::clone(&handler))));
+            }),
+            snapshots: Arc::new(move |accepted| {
+                drop(on_ingress.spawn(snapshots::serve(accepted, Arc::clone(&copies))));
+            }),
+        };
+        let house = House {
+            identity: Arc::clone(&self.identity),
+            config: self.transport.clone(),
+            lanes: self.lanes,
+            intake: self.intake.clone(),
+            recipients,
+        };
+        drop(ingress.spawn(listener.run(house)));
+    }
+
+    /// Passes every change of the map on to those who act on it.
+    fn watch_map(&self, system: &SystemThread, control: &Control, lanes: &[Lane]) {
+        let mut state = control.control.state();
+        let identity = Arc::clone(&self.identity);
+        let inboxes: Vec<_> = lanes.iter().map(|lane| lane.inbox.clone()).collect();
+        let gauges = super::peers::MapGauges::new();
+        drop(system.handle.spawn(async move {
+            loop {
+                let map = Arc::clone(&state.borrow_and_update());
+                identity.set_map_version(map.version);
+                gauges.tell(&map);
+                for inbox in &inboxes {
+                    drop(inbox.push(Input::Map(Arc::clone(&map))));
+                }
+                if state.changed().await.is_err() {
+                    break;
+                }
+            }
+        }));
+    }
+
+    fn router(
+        &self,
+        control: &Control,
+        lanes: &[LaneInbox],
+        ingress: &tokio::runtime::Runtime,
+    ) -> Router {
+        super::peers::router(super::peers::RouterParts {
+            registry: Arc::clone(&self.registry),
+            identity: Arc::clone(&self.identity),
+            config: self.transport.clone(),
+            limits: self.config.limits.clone(),
+            me: self.me.node.clone(),
+            intake: self.intake.clone(),
+            control: control.control.clone(),
+            lanes: lanes.to_vec(),
+            runtime: ingress.handle().clone(),
+        })
+    }
+}
+
+/// The lane that owns a shard.
+pub(super) fn lane_of(shard: ShardId, lanes: u16) -> u16 {
+    u16::try_from(shard.0 % u32::from(lanes.max(1))).expect("a remainder below a u16")
+}
+
+fn notify(lanes: Vec<LaneInbox>) -> storage::Notify {
+    Arc::new(move |news| {
+        let lane = match &news {
+            JournalNews::Committed { lane, .. } | JournalNews::Failed { lane, .. } => *lane,
+        };
+        if let Some(inbox) = lanes.get(usize::from(lane)) {
+            drop(inbox.push(Input::Journal(news)));
+        }
+    })
+}
+
+fn ingress_runtime() -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("mainstay-ingress")
+        .enable_all()
+        .build()
+        .map_err(|error| StartError::Thread(error.to_string()))
+}
+
+fn join(system: &SystemThread, plane: &Arc<ControlPlane>, phase: &watch::Sender<Phase>) {
+    let (plane, phase) = (Arc::clone(plane), phase.clone());
+    drop(system.handle.spawn(async move {
+        match plane.join().await {
+            Ok(cluster) => {
+                tracing::info!(%cluster, "joined");
+                phase.send_if_modified(|phase| {
+                    let joining = *phase == Phase::Joining;
+                    if joining {
+                        *phase = Phase::Member;
+                    }
+                    joining
+                });
+                let fatal = plane.control().stopped().await;
+                let error = StartError::Consensus(fatal.reason);
+                phase.send_replace(Phase::Failed(Arc::new(error)));
+            }
+            Err(error) => {
+                phase.send_replace(Phase::Failed(Arc::new(error.into())));
+            }
+        }
+    }));
+}
+
+/// How long a node waits for its own lanes when it looks at itself.
+pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(1);

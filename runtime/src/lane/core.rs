@@ -1,0 +1,465 @@
+//! What a lane does with what arrives: one pass of handle, run and flush at a time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use mainstay_protocol::control::{ClusterState, ShardConfig};
+use mainstay_protocol::entry::Segment;
+use mainstay_protocol::id::{NodeId, ShardId};
+use mainstay_protocol::time::Instant;
+use metrics::gauge;
+use tokio::sync::oneshot;
+
+use super::Input;
+use super::env::Env;
+use crate::clock;
+use crate::metrics::{SharedGauge, float};
+use crate::shard::commit::{Part, Saved};
+use crate::shard::{self, Opened, ShardHost, admission};
+use crate::storage::{Batch, CheckpointBatch, JournalNews};
+use crate::transport::reply::Envelope;
+
+/// Turns of one shard before the next shard gets its turn.
+const TURNS_PER_SHARD: u32 = 16;
+/// Bytes of states that one save takes, and what one shard brings beyond.
+const SAVE_BYTES: u64 = 8 << 20;
+/// Idle entities that one tick lets go.
+const PASSIVATIONS_PER_TICK: u32 = 1_024;
+
+/// A lane's shards, and what they share.
+#[derive(Debug)]
+pub struct Core {
+    pub(super) env: Env,
+    lanes: u16,
+    turns_per_pass: u32,
+    save_every: std::time::Duration,
+    pub(super) shards: BTreeMap<ShardId, ShardHost>,
+    /// Shards with turns to run, each once.
+    ready: VecDeque<ShardId>,
+    /// Shards with entries to send or replies to release.
+    touched: Vec<ShardId>,
+    map: Arc<ClusterState>,
+    /// Batches that the journal has not answered, by ticket, in order.
+    tickets: BTreeMap<u64, Vec<Part>>,
+    next_ticket: u64,
+    saved_at: Instant,
+    saved_last: ShardId,
+    /// A save is under way.
+    saving: bool,
+    /// A shard that is on its way out wants to be saved before the next one is due.
+    save_wanted: bool,
+    stopping: Option<oneshot::Sender<()>>,
+    shards_gauge: SharedGauge,
+    bytes_gauge: SharedGauge,
+}
+
+/// What a lane is made of, beside what its shards share.
+#[derive(Debug)]
+pub struct Make {
+    /// How many lanes the node has.
+    pub lanes: u16,
+    /// Turns that one pass runs.
+    pub turns_per_pass: u32,
+    /// How often committed states go into snapshots.
+    pub save_every: std::time::Duration,
+    /// The shards that recovery found.
+    pub recovered: Vec<ShardHost>,
+    /// The map at the start.
+    pub map: Arc<ClusterState>,
+}
+
+impl Core {
+    /// A lane.
+    pub fn new(env: Env, make: Make) -> Self {
+        let Make { lanes, turns_per_pass, save_every, mut recovered, map } = make;
+        for host in &mut recovered {
+            env.dirty_changed(0, host.dirty().map_or(0, |dirty| dirty.bytes()));
+        }
+        Self {
+            env,
+            lanes,
+            turns_per_pass,
+            save_every,
+            shards: recovered.into_iter().map(|host| (host.shard, host)).collect(),
+            ready: VecDeque::new(),
+            touched: Vec::new(),
+            map,
+            tickets: BTreeMap::new(),
+            next_ticket: 1,
+            saved_at: clock::now(),
+            saved_last: ShardId(0),
+            saving: false,
+            save_wanted: false,
+            stopping: None,
+            shards_gauge: SharedGauge::new(gauge!("mainstay_shards", "role" => "primary")),
+            bytes_gauge: SharedGauge::new(gauge!(
+                "mainstay_entity_state_bytes", "role" => "primary"
+            )),
+        }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, input: Input) {
+        match input {
+            Input::Request(envelope) => self.handle_request(envelope),
+            Input::Journal(news) => self.handle_journal(news),
+            Input::Loaded(loaded) => {
+                let (shard, epoch) = (loaded.shard, loaded.epoch);
+                self.with_serving(shard, |serving, env| {
+                    if serving.epoch == epoch {
+                        serving.handle_loaded(env, loaded);
+                    }
+                });
+            }
+            Input::TurnBack(back) => {
+                let (shard, epoch) = (back.shard, back.epoch);
+                self.with_serving(shard, |serving, env| {
+                    if serving.epoch == epoch {
+                        serving.handle_turn_back(env, back);
+                    }
+                });
+            }
+            Input::Saved(saved) => self.handle_saved(saved),
+            Input::Opened(opened) => self.handle_opened(*opened),
+            Input::Map(map) => self.handle_map(map),
+            Input::Inspect(question) => self.answer(question),
+            Input::Tick => self.handle_tick(),
+            Input::Stop(stopped) => self.handle_stop(stopped),
+        }
+    }
+
+    /// Runs turns, fairly over shards, within the budget of a pass; `true` when there are more.
+    pub fn run(&mut self) -> bool {
+        let mut budget = self.turns_per_pass;
+        while budget > 0
+            && let Some(shard) = self.ready.pop_front()
+        {
+            let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+                continue;
+            };
+            serving.listed = false;
+            let turns = TURNS_PER_SHARD.min(budget);
+            let ran = (0..turns).take_while(|_| serving.run_one(&mut self.env)).count();
+            budget -= u32::try_from(ran).unwrap_or(turns);
+            if ran == turns as usize {
+                serving.listed = true;
+                self.ready.push_back(shard);
+            }
+            self.touched.push(shard);
+        }
+        !self.ready.is_empty()
+    }
+
+    /// Hands new entries to the journal as one batch, and lets committed replies leave.
+    pub fn flush(&mut self) {
+        let mut segments = Vec::new();
+        let mut parts = Vec::new();
+        for shard in std::mem::take(&mut self.touched) {
+            let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+                continue;
+            };
+            parts.extend(serving.take_part(&mut segments));
+            serving.release(&mut self.env);
+            serving.touched = false;
+            let may_run = serving.primary.ready() > 0 && !serving.listed;
+            if may_run {
+                serving.listed = true;
+                self.ready.push_back(shard);
+            }
+            self.look_at_departure(shard);
+        }
+        self.append(segments, parts);
+    }
+
+    fn append(&mut self, segments: Vec<Segment>, parts: Vec<Part>) {
+        if segments.is_empty() {
+            return;
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.tickets.insert(ticket, parts);
+        self.env.journal.append(Batch { lane: self.env.lane, ticket, segments });
+    }
+
+    /// The one to tell, when the lane has ended.
+    pub fn stopped(&mut self) -> Option<oneshot::Sender<()>> {
+        if self.stopping.is_some() && self.tickets.is_empty() {
+            return self.stopping.take();
+        }
+        None
+    }
+
+    fn touch(&mut self, shard: ShardId) {
+        self.touched.push(shard);
+    }
+
+    fn with_serving(&mut self, shard: ShardId, act: impl FnOnce(&mut shard::Serving, &mut Env)) {
+        if let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) {
+            act(serving, &mut self.env);
+            self.touch(shard);
+        }
+    }
+
+    fn handle_request(&mut self, envelope: Envelope) {
+        let shard = envelope.request.shard;
+        let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+            let failure = self.env.not_primary(self.primary_of(shard));
+            envelope.reply.send(Err(failure));
+            return;
+        };
+        match admission::check(&mut self.env, &envelope.request) {
+            Ok(target) => {
+                let now = clock::now();
+                serving.admit(&mut self.env, target, envelope, now);
+                if !serving.listed {
+                    serving.listed = true;
+                    self.ready.push_back(shard);
+                }
+            }
+            Err(failure) => envelope.reply.send(Err(failure)),
+        }
+    }
+
+    fn primary_of(&self, shard: ShardId) -> Option<NodeId> {
+        let config = self.map.shards.get(shard.0 as usize)?;
+        let primary = config.primary.as_ref().map(|claim| claim.node.clone())?;
+        // Naming ourselves while we do not serve would send the caller round in a circle.
+        (primary != self.env.me.node).then_some(primary)
+    }
+
+    fn handle_journal(&mut self, news: JournalNews) {
+        match news {
+            JournalNews::Committed { ticket, .. } => {
+                let Some(parts) = self.tickets.remove(&ticket) else { return };
+                for mut part in parts {
+                    let shard = part.shard;
+                    part.spans.clear(); // closes them
+                    if let Some(host) = self.shards.get_mut(&shard) {
+                        host.handle_committed(&self.env, part);
+                    }
+                    self.touch(shard);
+                    self.handle_config(shard);
+                }
+            }
+            JournalNews::Failed { ticket, error, .. } => {
+                self.tickets.remove(&ticket);
+                tracing::error!(%error, "the journal stopped: this node serves nothing any more");
+                let failure = self.env.not_primary(None);
+                for host in self.shards.values_mut() {
+                    host.step_down(&mut self.env, &failure);
+                }
+            }
+        }
+    }
+
+    fn handle_opened(&mut self, opened: Opened) {
+        let shard = opened.shard;
+        match opened.result {
+            Ok(records) => {
+                if let Some(host) = self.shards.get_mut(&shard) {
+                    host.handle_opened(records);
+                }
+                self.handle_config(shard);
+            }
+            Err(error) => {
+                tracing::error!(%shard, %error, "a shard's records cannot be read");
+                self.shards.remove(&shard);
+            }
+        }
+    }
+
+    fn handle_map(&mut self, map: Arc<ClusterState>) {
+        self.env.map_version = map.version;
+        self.env.shards_total = u32::try_from(map.shards.len()).unwrap_or(u32::MAX);
+        self.map = map;
+        let mine = usize::from(self.env.lane);
+        for shard in (mine..self.map.shards.len()).step_by(usize::from(self.lanes)) {
+            self.handle_config(ShardId(u32::try_from(shard).expect("shards are below 2^32")));
+        }
+    }
+
+    /// Acts on what the map says of a shard, where the shard's stage lets it.
+    fn handle_config(&mut self, shard: ShardId) {
+        let map = Arc::clone(&self.map);
+        let Some(config) = map.shards.get(shard.0 as usize) else { return };
+        let claimed = shard::claimed_by(config, &self.env.me) && self.stopping.is_none();
+        let Some(host) = self.shards.get_mut(&shard) else {
+            if claimed {
+                self.open(shard);
+            }
+            return;
+        };
+        if let Some(serving) = host.serving() {
+            if claimed && serving.epoch == config.epoch {
+                serving.handle_plan(&mut self.env, config);
+                self.touch(shard);
+                return;
+            }
+            self.close(shard, config);
+        }
+        let Some(host) = self.shards.get_mut(&shard) else { return };
+        match host.waiting_epoch() {
+            Some(stored) if claimed && config.epoch > stored => {
+                host.serve(&self.env, config, map.min_insync);
+                self.touch(shard);
+            }
+            Some(stored) if shard::stranded(config, stored, &self.env.me) => self.drop_shard(shard),
+            Some(_) | None => {}
+        }
+    }
+
+    /// Ends a primacy that the map took away: what was appended goes to the journal first.
+    fn close(&mut self, shard: ShardId, config: &ShardConfig) {
+        let mut segments = Vec::new();
+        let primary = config.primary.as_ref().map(|claim| claim.node.clone());
+        let failure = self.env.not_primary(primary);
+        let Some(host) = self.shards.get_mut(&shard) else { return };
+        let part = host.serving().and_then(|serving| serving.take_part(&mut segments));
+        host.step_down(&mut self.env, &failure);
+        self.append(segments, part.into_iter().collect());
+    }
+
+    /// Reads the records of a shard that is not in memory.
+    fn open(&mut self, shard: ShardId) {
+        self.shards.insert(shard, ShardHost::opening(shard));
+        let inbox = self.env.inbox.clone();
+        let done = move |result: Result<crate::storage::OpenedShard, _>| {
+            let result = result.map(shard::Records::from);
+            drop(inbox.push(Input::Opened(Box::new(Opened { shard, result }))));
+        };
+        self.env.state.open_shard(shard, Box::new(done));
+    }
+
+    fn drop_shard(&mut self, shard: ShardId) {
+        let Some(host) = self.shards.get_mut(&shard) else { return };
+        let before = host.dirty().map_or(0, |dirty| dirty.bytes());
+        self.env.dirty_changed(before, 0);
+        self.shards.remove(&shard);
+        self.env.state.drop_shard(
+            shard,
+            Box::new(move |result| {
+                if let Err(error) = result {
+                    tracing::warn!(%shard, %error, "the copy of a moved shard stays on disk");
+                }
+            }),
+        );
+    }
+
+    /// Moves committed states of some shards into the snapshots: one batch at a time, the shards
+    /// after the last ones first.
+    fn save_some(&mut self) {
+        if self.saving {
+            return;
+        }
+        let lane = self.env.lane;
+        let mut batch = CheckpointBatch { lane, ..CheckpointBatch::default() };
+        let (mut parts, mut bytes) = (Vec::new(), 0);
+        let (before, after) = {
+            let mut all: Vec<_> = self.shards.keys().copied().collect();
+            let at = all.partition_point(|shard| *shard <= self.saved_last);
+            let after = all.split_off(at);
+            (all, after)
+        };
+        for shard in after.into_iter().chain(before) {
+            let Some(saving) = self.shards.get_mut(&shard).and_then(ShardHost::begin_save) else {
+                continue;
+            };
+            saving.add_to(&mut batch);
+            bytes += saving.bytes();
+            parts.push(saving);
+            self.saved_last = shard;
+            if bytes >= SAVE_BYTES {
+                break;
+            }
+        }
+        if parts.is_empty() {
+            return;
+        }
+        self.saving = true;
+        let inbox = self.env.inbox.clone();
+        let done = move |result| drop(inbox.push(Input::Saved(Saved { parts, result })));
+        self.env.state.checkpoint(batch, Box::new(done));
+    }
+
+    fn handle_saved(&mut self, saved: Saved) {
+        self.saving = false;
+        if let Err(error) = &saved.result {
+            tracing::warn!(%error, "a snapshot failed; the journal keeps what it holds");
+        }
+        for part in saved.parts {
+            let shard = part.mark.shard;
+            if let Some(host) = self.shards.get_mut(&shard) {
+                host.handle_saved(&self.env, part, saved.result.is_ok());
+            }
+            self.look_at_departure(shard);
+        }
+    }
+
+    fn look_at_departure(&mut self, shard: ShardId) {
+        let Some(host) = self.shards.get_mut(&shard) else { return };
+        let Some(serving) = host.serving() else { return };
+        if !serving.wants_save() {
+            return;
+        }
+        match serving.poll_departure() {
+            Some(departure) => (self.env.departures)(departure),
+            None => self.save_wanted = true,
+        }
+    }
+
+    fn handle_tick(&mut self) {
+        let now = clock::now();
+        self.let_idle_go(now);
+        let due = now.saturating_since(self.saved_at) >= self.save_every;
+        if due || self.save_wanted {
+            self.save_wanted = false;
+            self.saved_at = now;
+            self.save_some();
+        }
+        for (shard, host) in &mut self.shards {
+            let Some(serving) = host.serving() else { continue };
+            serving.handle_tick(&mut self.env, now);
+            if serving.touched {
+                self.touched.push(*shard);
+            }
+        }
+        self.env.kinds.iter_mut().for_each(super::kinds::Kind::flush);
+        let serving = self.shards.values().filter(|host| host.is_serving().is_some()).count();
+        self.shards_gauge.set(float(serving as u64));
+        self.bytes_gauge.set(float(self.env.passivation.bytes()));
+    }
+
+    fn let_idle_go(&mut self, now: Instant) {
+        let mut stay = Vec::new();
+        for _ in 0..PASSIVATIONS_PER_TICK {
+            let over = self.env.passivation.over_budget();
+            let Some((_, (shard, slot))) = self.env.passivation.poll_candidate(now) else { break };
+            let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+                continue;
+            };
+            match serving.passivate(&mut self.env, slot) {
+                Some(kind) if over => self.env.kinds.at(kind).passivated_memory.add(1),
+                Some(kind) => self.env.kinds.at(kind).passivated_idle.add(1),
+                None => stay.push((shard, slot)),
+            }
+        }
+        for (shard, slot) in stay {
+            if let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) {
+                serving.stays(&mut self.env, slot, now);
+            }
+        }
+    }
+
+    fn handle_stop(&mut self, stopped: oneshot::Sender<()>) {
+        let failure = self.env.not_primary(None);
+        let shards: Vec<_> = self.shards.keys().copied().collect();
+        let (mut segments, mut parts) = (Vec::new(), Vec::new());
+        for shard in shards {
+            let Some(host) = self.shards.get_mut(&shard) else { continue };
+            parts.extend(host.serving().and_then(|serving| serving.take_part(&mut segments)));
+            host.step_down(&mut self.env, &failure);
+        }
+        self.append(segments, parts);
+        self.stopping = Some(stopped);
+    }
+}

@@ -1,0 +1,336 @@
+//! The journal: what lanes appended, made durable by one thread, one record per commit.
+//!
+//! ```text
+//!  lane 0 --append--\                  +-----------+  one record, one fsync   journal.redb
+//!  lane 1 --append---> queue --all---> | committer | ----------------------->  n: segments
+//!  lane 2 --append--/    ^             +-----------+
+//!        ^               |                   | Committed { lane, ticket, commit }
+//!        +---------------+-------notify------+
+//! ```
+//!
+//! The committer takes whatever queued while the last commit ran; it never lingers. A failed
+//! commit is never tried again: the journal stops, and everything that is not durable fails with
+//! the first error. Below the disk reserve a commit waits, since nothing was written yet.
+//!
+//! A record is cut away once every segment in it is covered by what `state.redb` says durably of
+//! its shard ([`Marks`]), so a lane that forgets a checkpoint pins the journal but loses nothing.
+//!
+//! What bounds the queue: lanes append only what their shards' uncommitted windows allow
+//! (`limits.uncommitted_entries`), and stop admitting commands while [`Journal::has_room`] is
+//! false. Beyond four times that room the bound was not kept, and the journal stops.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use mainstay_protocol::entry::Segment;
+use mainstay_protocol::id::{CommitNo, Seq, ShardId};
+use mainstay_protocol::time::Instant;
+use redb::Database;
+
+use super::committer::{Committer, Meters};
+use super::error::StorageError;
+use super::queue::lock;
+use super::reserve::Reserve;
+use super::tables::{self, JOURNAL_FILE};
+
+/// Queued bytes up to which commands are admitted.
+pub const ROOM_BYTES: usize = 128 << 20;
+/// Queued bytes beyond which lanes have broken their bounds.
+const QUEUE_BYTES_MAX: usize = 4 * ROOM_BYTES;
+
+/// What a lane appends in one go.
+#[derive(Debug)]
+pub struct Batch {
+    /// The lane.
+    pub lane: u16,
+    /// The lane's own number for it, given back when it is durable.
+    pub ticket: u64,
+    /// Segments of its shards.
+    pub segments: Vec<Segment>,
+}
+
+/// What became of a batch. For each lane, in the order of its appends.
+#[derive(Debug, Clone)]
+pub enum JournalNews {
+    /// It is durable.
+    Committed {
+        /// The lane.
+        lane: u16,
+        /// The lane's number.
+        ticket: u64,
+        /// The record that holds it.
+        commit: CommitNo,
+    },
+    /// It is not known to be durable; no later batch will be. The lane's shards must step down.
+    Failed {
+        /// The lane.
+        lane: u16,
+        /// The lane's number.
+        ticket: u64,
+        /// Why the journal stopped.
+        error: StorageError,
+    },
+}
+
+/// Where news go. Called on the committer's thread; must neither block nor panic.
+pub type Notify = Arc<dyn Fn(JournalNews) + Send + Sync>;
+
+/// What `state.redb` durably says of one shard.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Mark {
+    pub(super) applied: Seq,
+    pub(super) since: CommitNo,
+}
+
+/// What `state.redb` durably says of all shards: told by the state writer, read by the committer.
+#[derive(Debug, Default)]
+pub(super) struct Marks(Mutex<BTreeMap<ShardId, Mark>>);
+
+impl Marks {
+    pub(super) fn set(&self, shard: ShardId, mark: Mark) {
+        lock(&self.0).insert(shard, mark);
+    }
+
+    /// The shards of a record whose entries are in the journal only.
+    pub(super) fn uncovered(&self, record: &IndexedRecord) -> Vec<ShardId> {
+        let marks = lock(&self.0);
+        let needed = record.segments.iter().filter(|part| !covered(&marks, record.commit, part));
+        needed.map(|(shard, _)| *shard).collect()
+    }
+
+    /// Whether nothing of a record is in the journal only.
+    pub(super) fn cover(&self, record: &IndexedRecord) -> bool {
+        let marks = lock(&self.0);
+        record.segments.iter().all(|part| covered(&marks, record.commit, part))
+    }
+}
+
+fn covered(
+    marks: &BTreeMap<ShardId, Mark>,
+    commit: CommitNo,
+    (shard, last): &(ShardId, Seq),
+) -> bool {
+    let mark = marks.get(shard).copied().unwrap_or_default();
+    mark.since > commit || mark.applied >= *last
+}
+
+/// What the index knows of a record.
+#[derive(Debug)]
+pub(super) struct IndexedRecord {
+    pub(super) commit: CommitNo,
+    pub(super) bytes: u64,
+    pub(super) segments: Vec<(ShardId, Seq)>,
+}
+
+impl IndexedRecord {
+    pub(super) fn new(commit: CommitNo, bytes: usize, segments: &[Segment]) -> Self {
+        let segments = segments.iter().map(|segment| (segment.shard, segment.last)).collect();
+        Self { commit, bytes: bytes as u64, segments }
+    }
+}
+
+/// The journal as it was found, or made.
+pub(super) struct Found {
+    pub(super) database: Database,
+    pub(super) index: VecDeque<IndexedRecord>,
+    pub(super) cut_below: CommitNo,
+    pub(super) next: CommitNo,
+    pub(super) cut_least: u64,
+    pub(super) marks: Arc<Marks>,
+    pub(super) reserve: Arc<Reserve>,
+}
+
+pub(super) struct Queue {
+    pub(super) batches: VecDeque<Batch>,
+    pub(super) bytes: usize,
+    pub(super) closing: bool,
+    pub(super) gone: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) queue: Mutex<Queue>,
+    pub(super) wake: Condvar,
+    pub(super) floors: Box<[AtomicU64]>,
+    pub(super) index: Mutex<VecDeque<IndexedRecord>>,
+    pub(super) queued_bytes: AtomicU64,
+    pub(super) journal_bytes: AtomicU64,
+    pub(super) next: Arc<AtomicU64>,
+    pub(super) busy_since: AtomicU64,
+    pub(super) failure: OnceLock<StorageError>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) reserve: Arc<Reserve>,
+    pub(super) notify: Notify,
+}
+
+/// A handle to the journal; cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("next", &self.next_commit()).finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// Starts the committer over the journal that was found.
+    pub(super) fn start(
+        found: Found,
+        lanes: u16,
+        notify: Notify,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let Found { database, index, cut_below, next, cut_least, marks, reserve } = found;
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                batches: VecDeque::new(),
+                bytes: 0,
+                closing: false,
+                gone: false,
+            }),
+            wake: Condvar::new(),
+            floors: (0..lanes).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            journal_bytes: AtomicU64::new(index.iter().map(|record| record.bytes).sum()),
+            index: Mutex::new(index),
+            queued_bytes: AtomicU64::new(0),
+            next: Arc::new(AtomicU64::new(next.0)),
+            busy_since: AtomicU64::new(0),
+            failure: OnceLock::new(),
+            marks,
+            reserve,
+            notify,
+        });
+        let committer = Committer {
+            shared: Arc::clone(&shared),
+            database,
+            next,
+            cut_below,
+            covered_below: cut_below,
+            cut_least,
+            meters: Meters::new(),
+        };
+        let thread = std::thread::Builder::new().name("mainstay-journal".to_owned());
+        let thread = thread.spawn(move || committer.run())?;
+        Ok((Self { shared }, thread))
+    }
+
+    /// Appends a batch. Never waits; the news come through the [`Notify`] given at the start.
+    pub fn append(&self, batch: Batch) {
+        let bytes = batch_bytes(&batch);
+        let mut queue = lock(&self.shared.queue);
+        if queue.gone {
+            drop(queue);
+            let error = self.failure().unwrap_or(StorageError::Closed);
+            self.shared.tell_failed(&batch, &error);
+            return;
+        }
+        queue.bytes += bytes;
+        if queue.bytes > QUEUE_BYTES_MAX {
+            let (queued_bytes, bytes_max) = (queue.bytes, QUEUE_BYTES_MAX);
+            self.shared.fail(StorageError::Overrun { file: JOURNAL_FILE, queued_bytes, bytes_max });
+        }
+        self.shared.queued_bytes.store(queue.bytes as u64, Ordering::Relaxed);
+        queue.batches.push_back(batch);
+        drop(queue);
+        self.shared.wake.notify_one();
+    }
+
+    /// Keeps records from `commit` on for this lane; [`CommitNo`] of `u64::MAX`, as at the start,
+    /// asks for none. Records that hold what is nowhere else are kept whatever the floors say.
+    ///
+    /// # Panics
+    /// When there is no such lane.
+    pub fn set_floor(&self, lane: u16, commit: CommitNo) {
+        let floor = self.shared.floors.get(usize::from(lane)).expect("lanes are numbered from 0");
+        floor.store(commit.0, Ordering::Release);
+    }
+
+    /// Whether new commands may be admitted: the disk is above its reserve and the journal runs.
+    pub fn writable(&self) -> bool {
+        self.shared.reserve.writable() && self.shared.failure.get().is_none()
+    }
+
+    /// Whether less is queued than a slow disk may make wait; otherwise lanes admit no commands.
+    pub fn has_room(&self) -> bool {
+        self.shared.queued_bytes.load(Ordering::Relaxed) < ROOM_BYTES as u64
+    }
+
+    /// Why the journal stopped, if it did.
+    pub fn failure(&self) -> Option<StorageError> {
+        self.shared.failure.get().cloned()
+    }
+
+    /// Bytes of records that a start would have to replay.
+    pub fn journal_bytes(&self) -> u64 {
+        self.shared.journal_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The shards that keep the oldest record from being cut: the ones to checkpoint when the
+    /// journal is too long.
+    pub fn pins(&self) -> Vec<ShardId> {
+        let index = lock(&self.shared.index);
+        index.front().map(|record| self.shared.marks.uncovered(record)).unwrap_or_default()
+    }
+
+    /// The number of the next commit.
+    pub fn next_commit(&self) -> CommitNo {
+        CommitNo(self.shared.next.load(Ordering::Acquire))
+    }
+
+    /// How long the commit under way has taken: progress, for heartbeats. Zero when idle.
+    pub fn stalled_for(&self, now: Instant) -> Duration {
+        match self.shared.busy_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => now.saturating_since(Instant::from_nanos(since)),
+        }
+    }
+
+    pub(super) fn next_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.shared.next)
+    }
+
+    /// Takes no more batches; the committer ends when all that were taken are durable.
+    pub(super) fn close(&self) {
+        lock(&self.shared.queue).closing = true;
+        self.shared.wake.notify_all();
+    }
+}
+
+pub(super) fn batch_bytes(batch: &Batch) -> usize {
+    tables::record_len(&batch.segments)
+}
+
+impl Shared {
+    pub(super) fn tell_failed(&self, batch: &Batch, error: &StorageError) {
+        let (lane, ticket) = (batch.lane, batch.ticket);
+        (self.notify)(JournalNews::Failed { lane, ticket, error: error.clone() });
+    }
+
+    /// Stops the journal, for good; the first error stays.
+    pub(super) fn fail(&self, error: StorageError) {
+        tracing::error!(code = error.code(), error = %Chain(&error), "the journal stopped");
+        // an earlier failure is the one to tell
+        drop(self.failure.set(error));
+    }
+}
+
+/// An error with its sources, for one line of a log.
+struct Chain<'e>(&'e dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}

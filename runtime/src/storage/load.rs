@@ -1,0 +1,206 @@
+//! The reading threads: loads in small groups, pages of exports and scans; short transactions.
+//!
+//! A read transaction that stays open keeps every page that a checkpoint replaces, so none lives
+//! longer than one group or one page.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mainstay_protocol::id::{EntityId, ShardId};
+use redb::{Database, ReadOnlyTable, ReadableDatabase};
+
+use super::error::StorageError;
+use super::guarded;
+use super::queue::Queue;
+use super::state::{
+    OpenedShard, ReadJob, Scan, ScanCursor, ScanPage, ScanRow, StatePage, StateRow, StoredState,
+};
+use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE};
+
+/// Loads that share one transaction.
+const GROUP_MAX: usize = 64;
+/// Rows of one page of an export or a scan, whatever the caller asks.
+const PAGE_ROWS_MAX: usize = 4_096;
+/// Bytes of one page of an export, whatever the caller asks.
+const PAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Answers reads until the queue is closed and empty.
+pub(super) fn run(queue: &Queue<ReadJob>, database: &Arc<Database>) {
+    let mut jobs = Vec::with_capacity(GROUP_MAX);
+    while queue.pop(GROUP_MAX, &mut jobs) {
+        let view = guarded(STATE_FILE, || View::open(database));
+        for job in jobs.drain(..) {
+            answer(view.as_ref().map_err(Clone::clone), job);
+        }
+    }
+}
+
+fn answer(view: Result<&View, StorageError>, job: ReadJob) {
+    match job {
+        ReadJob::Load { shard, entity, done } => {
+            done(view.and_then(|view| guarded(STATE_FILE, || view.load(shard, &entity))));
+        }
+        ReadJob::Export { shard, after, limit_bytes, done } => {
+            let page = |view: &View| view.export(shard, after.as_ref(), limit_bytes);
+            done(view.and_then(|view| guarded(STATE_FILE, || page(view))));
+        }
+        ReadJob::Open { shard, done } => {
+            done(view.and_then(|view| guarded(STATE_FILE, || view.open_shard(shard))));
+        }
+        ReadJob::Scan { scan, done } => {
+            done(view.and_then(|view| guarded(STATE_FILE, || view.scan(&scan))));
+        }
+    }
+}
+
+/// The tables at one moment.
+struct View {
+    entities: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    dedup: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    shards: ReadOnlyTable<u32, &'static [u8]>,
+}
+
+impl View {
+    fn open(database: &Database) -> Result<Self, StorageError> {
+        let txn = database.begin_read().map_err(on_read)?;
+        Ok(Self {
+            entities: txn.open_table(ENTITIES).map_err(on_read)?,
+            dedup: txn.open_table(DEDUP).map_err(on_read)?,
+            shards: txn.open_table(SHARDS).map_err(on_read)?,
+        })
+    }
+
+    /// The live generation of a shard; `None` when it was dropped.
+    fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StorageError> {
+        let Some(value) = self.shards.get(shard.0).map_err(on_read)? else {
+            return Ok(Some(Generation::default()));
+        };
+        let meta = tables::read_shard(shard, value.value())?;
+        Ok((!meta.dropped).then_some(meta.generation))
+    }
+
+    /// What the tables say of a shard beside its states.
+    fn open_shard(&self, shard: ShardId) -> Result<OpenedShard, StorageError> {
+        let Some(value) = self.shards.get(shard.0).map_err(on_read)? else {
+            return Ok(OpenedShard::default());
+        };
+        let meta = tables::read_shard(shard, value.value())?;
+        if meta.dropped {
+            return Ok(OpenedShard::default());
+        }
+        let prefix = tables::generation_prefix(shard, meta.generation);
+        let end = tables::prefix_end(prefix.clone());
+        let mut dedup = Vec::new();
+        for row in self.dedup.range::<&[u8]>(&*prefix..&*end).map_err(on_read)? {
+            let (key, value) = row.map_err(on_read)?;
+            dedup.push(tables::read_dedup(key.value(), value.value())?);
+        }
+        let (epoch, applied, log_time) = (meta.epoch, meta.applied, meta.log_time);
+        Ok(OpenedShard { epoch, applied, log_time, dedup })
+    }
+
+    fn load(&self, shard: ShardId, entity: &EntityId) -> Result<Option<StoredState>, StorageError> {
+        let Some(generation) = self.generation(shard)? else { return Ok(None) };
+        let key = tables::entity_key(shard, generation, entity);
+        let Some(value) = self.entities.get(key.as_slice()).map_err(on_read)? else {
+            return Ok(None);
+        };
+        let (seq, state) = tables::read_entity(&key, value.value())?;
+        Ok(Some(StoredState { bytes: Bytes::copy_from_slice(state), seq }))
+    }
+
+    fn export(
+        &self,
+        shard: ShardId,
+        after: Option<&EntityId>,
+        limit_bytes: usize,
+    ) -> Result<StatePage, StorageError> {
+        let mut page = StatePage { rows: Vec::new(), last: true };
+        let Some(generation) = self.generation(shard)? else { return Ok(page) };
+        let prefix = tables::generation_prefix(shard, generation);
+        let end = tables::prefix_end(prefix.clone());
+        let from = after.map(|entity| tables::entity_key(shard, generation, entity));
+        let from = from.as_deref().map_or(Bound::Included(&*prefix), Bound::Excluded);
+        let range = (from, Bound::Excluded(&*end));
+        let mut bytes = 0;
+        for row in self.entities.range::<&[u8]>(range).map_err(on_read)? {
+            if bytes >= limit_bytes.min(PAGE_BYTES_MAX) || page.rows.len() == PAGE_ROWS_MAX {
+                page.last = false;
+                break;
+            }
+            let (key, value) = row.map_err(on_read)?;
+            let (seq, state) = tables::read_entity(key.value(), value.value())?;
+            let entity = tables::read_entity_key(key.value())?;
+            bytes += key.value().len() + state.len();
+            page.rows.push(StateRow { shard, entity, seq, bytes: Bytes::copy_from_slice(state) });
+        }
+        Ok(page)
+    }
+
+    fn scan(&self, scan: &Scan) -> Result<ScanPage, StorageError> {
+        let limit = scan.limit.clamp(1, PAGE_ROWS_MAX);
+        let mut page = ScanPage::default();
+        let mut shard = scan.after.as_ref().map_or(ShardId(0), |after| after.shard);
+        let mut after = scan.after.as_ref();
+        while let Some(found) = self.shard_from(shard)? {
+            let cursor = after.filter(|after| after.shard == found);
+            let full = match self.generation(found)? {
+                Some(live) => self.scan_shard((found, live), scan, cursor, (limit, &mut page))?,
+                None => false,
+            };
+            if full {
+                let last = page.rows.last().expect("a full page has rows");
+                page.next = Some(ScanCursor { shard: found, key: last.key.clone() });
+                return Ok(page);
+            }
+            after = None;
+            shard = ShardId(found.0 + 1);
+        }
+        Ok(page)
+    }
+
+    /// The first shard, from `shard` on, that has rows.
+    fn shard_from(&self, shard: ShardId) -> Result<Option<ShardId>, StorageError> {
+        let from = shard.0.to_be_bytes();
+        let mut rows = self.entities.range::<&[u8]>(from.as_slice()..).map_err(on_read)?;
+        let Some(row) = rows.next() else { return Ok(None) };
+        let (found, _) = tables::read_owner(row.map_err(on_read)?.0.value())?;
+        Ok(Some(found))
+    }
+
+    /// Adds what a shard has; says whether the page is full.
+    fn scan_shard(
+        &self,
+        (shard, generation): (ShardId, Generation),
+        scan: &Scan,
+        after: Option<&ScanCursor>,
+        (limit, page): (usize, &mut ScanPage),
+    ) -> Result<bool, StorageError> {
+        let mut prefix = tables::kind_prefix(shard, generation, scan.kind);
+        let entity = |key| EntityId { kind: scan.kind, key };
+        let from =
+            after.map(|after| tables::entity_key(shard, generation, &entity(after.key.clone())));
+        prefix.extend_from_slice(scan.prefix.as_bytes());
+        let end = tables::prefix_end(prefix.clone());
+        let from = from.as_deref().filter(|from| *from >= &*prefix);
+        let from = from.map_or(Bound::Included(&*prefix), Bound::Excluded);
+        if matches!(from, Bound::Excluded(from) if from >= &*end) {
+            return Ok(false);
+        }
+        for row in self.entities.range::<&[u8]>((from, Bound::Excluded(&*end))).map_err(on_read)? {
+            let (key, value) = row.map_err(on_read)?;
+            let (seq, state) = tables::read_entity(key.value(), value.value())?;
+            let key = tables::read_entity_key(key.value())?.key;
+            page.rows.push(ScanRow { shard, key, seq, bytes: state.len() as u64 });
+            if page.rows.len() == limit {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn on_read(error: impl Into<redb::Error>) -> StorageError {
+    StorageError::from_redb(STATE_FILE, "read", error)
+}

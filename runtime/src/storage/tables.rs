@@ -1,0 +1,460 @@
+//! The tables of `journal.redb` and `state.redb`: the only file that knows a key's or value's bytes.
+//!
+//! ```text
+//! value     u8 format | u64 checksum | body          checksum = xxh3(body, seed = xxh3(key) ^ format)
+//! record    key u64 commit;  body = u32 segments | segments x header | segments x bytes
+//! header    u32 shard | u64 epoch | u64 first | u64 last | u32 bytes
+//! entity    key u32 shard | u64 generation | u32 kind | key;              body = u64 seq | state
+//! dedup     key u32 shard | u64 generation | u32 kind | u16 bytes | key | idempotency key
+//!                                                 body = u64 log time | record in MessagePack
+//! shard     key u32;  body = u8 dropped | u64 generation, applied, log time, epoch, since
+//! ```
+//!
+//! Keys are big-endian, so that the byte order is the order of shards, generations and entities;
+//! numbers in values are little-endian. The key seeds the checksum: a value that turns up under
+//! another key is as wrong as a damaged one.
+
+use bytes::Bytes;
+use mainstay_protocol::entry::{DedupRecord, Segment};
+use mainstay_protocol::id::{CommitNo, EntityId, Epoch, IdempotencyKey, Key, KindId, Seq, ShardId};
+use mainstay_protocol::time::LogTime;
+use redb::TableDefinition;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::error::StorageError;
+
+/// The journal's file.
+pub const JOURNAL_FILE: &str = "journal.redb";
+/// The file of checkpointed state.
+pub const STATE_FILE: &str = "state.redb";
+
+/// The layout of tables that this build writes; it reads all up to this one.
+pub(super) const FORMAT: u64 = 1;
+/// The layout of values that this build writes; it reads all up to this one.
+const VALUE_FORMAT: u8 = 1;
+/// Bytes before a value's body.
+const ENVELOPE_BYTES: usize = 9;
+/// Bytes of one segment's header in a record.
+const HEADER_BYTES: usize = 4 + 8 + 8 + 8 + 4;
+
+/// Facts about the file, by name.
+pub(super) const ABOUT: TableDefinition<'_, &str, u64> = TableDefinition::new("about");
+/// In `ABOUT`: the layout of the tables.
+pub(super) const ABOUT_FORMAT: &str = "format";
+/// In `ABOUT` of the journal: the first commit that was not cut away.
+pub(super) const ABOUT_CUT_BELOW: &str = "cut_below";
+/// The journal's records, by commit number.
+pub(super) const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+/// Entity states.
+pub(super) const ENTITIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entities");
+/// Records that make keyed commands take effect once.
+pub(super) const DEDUP: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dedup");
+/// What is known of each shard.
+pub(super) const SHARDS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("shards");
+
+/// One complete copy of a shard's state on this disk. Copies in the making have another
+/// generation than the live one; 0 is the first.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+/// What is known of a shard on this disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct ShardMeta {
+    /// The shard's state was dropped; what rows are left are rubbish.
+    pub(super) dropped: bool,
+    /// The generation that is served.
+    pub(super) generation: Generation,
+    /// Every entry up to this one is in the tables.
+    pub(super) applied: Seq,
+    /// Log time of the entry at `applied`, or later.
+    pub(super) log_time: LogTime,
+    /// The newest epoch at the last checkpoint.
+    pub(super) epoch: Epoch,
+    /// Segments of this shard in journal records before this one belong to an earlier stay.
+    pub(super) since: CommitNo,
+}
+
+fn seal(key: &[u8], value: &mut [u8]) {
+    let seed = xxh3_64(key) ^ u64::from(VALUE_FORMAT);
+    let checksum = xxh3_64_with_seed(&value[ENVELOPE_BYTES..], seed);
+    value[0] = VALUE_FORMAT;
+    value[1..ENVELOPE_BYTES].copy_from_slice(&checksum.to_le_bytes());
+}
+
+/// The body of a stored value, once its format and its checksum are found good.
+fn unseal<'v>(file: &'static str, key: &[u8], value: &'v [u8]) -> Result<Fields<'v>, StorageError> {
+    let fields = Fields { file, rest: value };
+    if value.len() < ENVELOPE_BYTES {
+        return Err(fields.corrupt("a value is shorter than its checksum"));
+    }
+    let (envelope, body) = value.split_at(ENVELOPE_BYTES);
+    let stored = u64::from_le_bytes(envelope[1..].try_into().expect("eight bytes follow one"));
+    let format = envelope[0];
+    if xxh3_64_with_seed(body, xxh3_64(key) ^ u64::from(format)) != stored {
+        return Err(fields.corrupt("a value does not match its checksum"));
+    }
+    if format > VALUE_FORMAT {
+        let (found, known) = (u64::from(format), u64::from(VALUE_FORMAT));
+        return Err(StorageError::Newer { file, found, known });
+    }
+    Ok(Fields { file, rest: body })
+}
+
+/// The fields of a body or key, taken from the front.
+struct Fields<'v> {
+    file: &'static str,
+    rest: &'v [u8],
+}
+
+impl<'v> Fields<'v> {
+    fn corrupt(&self, what: &str) -> StorageError {
+        StorageError::corrupt(self.file, what)
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'v [u8], StorageError> {
+        let Some((taken, rest)) = self.rest.split_at_checked(bytes) else {
+            return Err(self.corrupt("a value ends early"));
+        };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], StorageError> {
+        Ok(self.take(N)?.try_into().expect("as many bytes as asked for"))
+    }
+
+    fn u32_le(&mut self) -> Result<u32, StorageError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64_le(&mut self) -> Result<u64, StorageError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn finish(self) -> Result<(), StorageError> {
+        if self.rest.is_empty() {
+            return Ok(());
+        }
+        Err(self.corrupt("a value has bytes left over"))
+    }
+}
+
+// -- journal --
+
+/// Bytes of the record that holds these segments.
+pub(super) fn record_len(segments: &[Segment]) -> usize {
+    let bytes: usize = segments.iter().map(|segment| segment.bytes.len()).sum();
+    ENVELOPE_BYTES + 4 + segments.len() * HEADER_BYTES + bytes
+}
+
+/// Writes a record into a place of [`record_len`] bytes.
+pub(super) fn write_record(commit: CommitNo, segments: &[Segment], place: &mut [u8]) {
+    let mut at = ENVELOPE_BYTES;
+    let mut put = |bytes: &[u8]| {
+        place[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+    };
+    put(&u32_len(segments.len()).to_le_bytes());
+    for segment in segments {
+        put(&segment.shard.0.to_le_bytes());
+        put(&segment.epoch.0.to_le_bytes());
+        put(&segment.first.0.to_le_bytes());
+        put(&segment.last.0.to_le_bytes());
+        put(&u32_len(segment.bytes.len()).to_le_bytes());
+    }
+    for segment in segments {
+        put(&segment.bytes);
+    }
+    assert!(at == place.len(), "a record fills its place");
+    seal(&commit.0.to_be_bytes(), place);
+}
+
+fn u32_len(len: usize) -> u32 {
+    u32::try_from(len).expect("records are bounded far below 4 GiB")
+}
+
+/// Reads a record back.
+pub(super) fn read_record(commit: CommitNo, value: &[u8]) -> Result<Vec<Segment>, StorageError> {
+    let mut body = unseal(JOURNAL_FILE, &commit.0.to_be_bytes(), value)?;
+    let count = body.u32_le()? as usize;
+    let mut headers =
+        Fields { file: JOURNAL_FILE, rest: body.take(count.saturating_mul(HEADER_BYTES))? };
+    let mut segments = Vec::with_capacity(count);
+    for _ in 0..count {
+        let shard = ShardId(headers.u32_le()?);
+        let epoch = Epoch(headers.u64_le()?);
+        let first = Seq(headers.u64_le()?);
+        let last = Seq(headers.u64_le()?);
+        let bytes = Bytes::copy_from_slice(body.take(headers.u32_le()? as usize)?);
+        segments.push(Segment { shard, epoch, first, last, bytes });
+    }
+    body.finish()?;
+    Ok(segments)
+}
+
+// -- state --
+
+/// The key below which all rows of a shard's generation lie.
+pub(super) fn generation_prefix(shard: ShardId, generation: Generation) -> Vec<u8> {
+    let mut key = Vec::with_capacity(64);
+    key.extend_from_slice(&shard.0.to_be_bytes());
+    key.extend_from_slice(&generation.0.to_be_bytes());
+    key
+}
+
+/// The key below which all rows of a kind lie.
+pub(super) fn kind_prefix(shard: ShardId, generation: Generation, kind: KindId) -> Vec<u8> {
+    let mut key = generation_prefix(shard, generation);
+    key.extend_from_slice(&kind.0.to_be_bytes());
+    key
+}
+
+/// The key of an entity's row.
+pub(super) fn entity_key(shard: ShardId, generation: Generation, entity: &EntityId) -> Vec<u8> {
+    let mut key = kind_prefix(shard, generation, entity.kind);
+    key.extend_from_slice(entity.key.as_str().as_bytes());
+    key
+}
+
+/// The key of a record that makes a command take effect once.
+pub(super) fn dedup_key(
+    shard: ShardId,
+    generation: Generation,
+    entity: &EntityId,
+    idempotency: &IdempotencyKey,
+) -> Vec<u8> {
+    let mut key = kind_prefix(shard, generation, entity.kind);
+    let text = entity.key.as_str().as_bytes();
+    let bytes = u16::try_from(text.len()).expect("entity keys are at most 512 bytes");
+    key.extend_from_slice(&bytes.to_be_bytes());
+    key.extend_from_slice(text);
+    key.extend_from_slice(idempotency.as_str().as_bytes());
+    key
+}
+
+/// The least key above all keys that begin with `prefix`.
+pub(super) fn prefix_end(mut prefix: Vec<u8>) -> Vec<u8> {
+    while let Some(last) = prefix.pop() {
+        if last < u8::MAX {
+            prefix.push(last + 1);
+            return prefix;
+        }
+    }
+    panic!("a prefix begins with a shard, and shards are far below 2^32 - 1")
+}
+
+/// The shard and the generation of a row, of entities or dedup.
+pub(super) fn read_owner(key: &[u8]) -> Result<(ShardId, Generation), StorageError> {
+    let mut fields = Fields { file: STATE_FILE, rest: key };
+    let shard = ShardId(u32::from_be_bytes(fields.array()?));
+    Ok((shard, Generation(u64::from_be_bytes(fields.array()?))))
+}
+
+/// The entity of a row.
+pub(super) fn read_entity_key(key: &[u8]) -> Result<EntityId, StorageError> {
+    let mut fields = Fields { file: STATE_FILE, rest: key };
+    fields.take(4 + 8)?;
+    let kind = KindId(u32::from_be_bytes(fields.array()?));
+    let key = std::str::from_utf8(fields.rest).ok().and_then(|text| Key::new(text).ok());
+    key.map(|key| EntityId { kind, key }).ok_or_else(|| fields.corrupt("a key is no entity's"))
+}
+
+fn sealed(key: &[u8], body: impl FnOnce(&mut Vec<u8>), value: &mut Vec<u8>) {
+    value.clear();
+    value.resize(ENVELOPE_BYTES, 0);
+    body(value);
+    seal(key, value);
+}
+
+/// Writes an entity's value into `value`.
+pub(super) fn write_entity(key: &[u8], seq: Seq, state: &[u8], value: &mut Vec<u8>) {
+    let body = |value: &mut Vec<u8>| {
+        value.extend_from_slice(&seq.0.to_le_bytes());
+        value.extend_from_slice(state);
+    };
+    sealed(key, body, value);
+}
+
+/// Reads an entity's value: the seq of its last entry, and its state.
+pub(super) fn read_entity<'v>(
+    key: &[u8],
+    value: &'v [u8],
+) -> Result<(Seq, &'v [u8]), StorageError> {
+    let mut body = unseal(STATE_FILE, key, value)?;
+    Ok((Seq(body.u64_le()?), body.rest))
+}
+
+/// Writes a dedup record into `value`.
+pub(super) fn write_dedup(key: &[u8], at: LogTime, record: &DedupRecord, value: &mut Vec<u8>) {
+    let body = |value: &mut Vec<u8>| {
+        value.extend_from_slice(&at.0.to_le_bytes());
+        rmp_serde::encode::write(value, record).expect("writing to memory does not fail");
+    };
+    sealed(key, body, value);
+}
+
+/// Reads a dedup record: its entity, its log time and itself.
+pub(super) fn read_dedup(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(EntityId, LogTime, DedupRecord), StorageError> {
+    let mut body = unseal(STATE_FILE, key, value)?;
+    let at = LogTime(body.u64_le()?);
+    let record: DedupRecord = rmp_serde::from_slice(body.rest)
+        .map_err(|error| body.corrupt(&format!("a dedup record does not decode: {error}")))?;
+    let mut fields = Fields { file: STATE_FILE, rest: key };
+    let owner = fields.take(4 + 8 + 4)?;
+    let bytes = usize::from(u16::from_be_bytes(fields.array()?));
+    let text = fields.take(bytes)?;
+    let entity = read_entity_key(&[owner, text].concat())?;
+    Ok((entity, at, record))
+}
+
+/// Writes what is known of a shard into `value`.
+pub(super) fn write_shard(shard: ShardId, meta: &ShardMeta, value: &mut Vec<u8>) {
+    let numbers = [meta.generation.0, meta.applied.0, meta.log_time.0, meta.epoch.0, meta.since.0];
+    let body = |value: &mut Vec<u8>| {
+        value.push(u8::from(meta.dropped));
+        for number in numbers {
+            value.extend_from_slice(&number.to_le_bytes());
+        }
+    };
+    sealed(&shard.0.to_be_bytes(), body, value);
+}
+
+/// Reads what is known of a shard.
+pub(super) fn read_shard(shard: ShardId, value: &[u8]) -> Result<ShardMeta, StorageError> {
+    let mut body = unseal(STATE_FILE, &shard.0.to_be_bytes(), value)?;
+    let [dropped] = body.array()?;
+    let meta = ShardMeta {
+        dropped: dropped != 0,
+        generation: Generation(body.u64_le()?),
+        applied: Seq(body.u64_le()?),
+        log_time: LogTime(body.u64_le()?),
+        epoch: Epoch(body.u64_le()?),
+        since: CommitNo(body.u64_le()?),
+    };
+    body.finish()?;
+    Ok(meta)
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_protocol::entry::StoredReply;
+    use mainstay_protocol::id::MethodId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entity(kind: u32, key: &str) -> EntityId {
+        EntityId { kind: KindId(kind), key: Key::new(key).unwrap() }
+    }
+
+    #[test]
+    fn bytes_of_the_stored_format_are_pinned() {
+        let key = entity_key(ShardId(1), Generation(2), &entity(3, "k"));
+        assert_eq!(key, [0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, b'k']);
+        let mut value = Vec::new();
+        write_entity(&key, Seq(9), b"state", &mut value);
+        assert_eq!(value[0], 1);
+        assert_eq!(value[1..9], 0x994d_56d5_2d02_8ee8_u64.to_le_bytes());
+        assert_eq!(value[9..], [9, 0, 0, 0, 0, 0, 0, 0, b's', b't', b'a', b't', b'e']);
+        let segment = Segment {
+            shard: ShardId(5),
+            epoch: Epoch(6),
+            first: Seq(7),
+            last: Seq(8),
+            bytes: Bytes::from_static(&[1, 2]),
+        };
+        let mut record = vec![0; record_len(std::slice::from_ref(&segment))];
+        write_record(CommitNo(4), &[segment], &mut record);
+        let body = [1, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(record[9..33], body);
+        assert_eq!(record[33..], [8, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_value_under_another_key_is_refused() {
+        let (here, there) = (entity(1, "a"), entity(1, "b"));
+        let key = entity_key(ShardId(0), Generation(0), &here);
+        let mut value = Vec::new();
+        write_entity(&key, Seq(1), b"x", &mut value);
+        assert_eq!(read_entity(&key, &value).unwrap(), (Seq(1), &b"x"[..]));
+        let other = entity_key(ShardId(0), Generation(0), &there);
+        assert!(matches!(read_entity(&other, &value), Err(StorageError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn a_value_of_a_newer_format_says_so() {
+        let key = [7];
+        let mut value = vec![0; ENVELOPE_BYTES + 3];
+        value[0] = VALUE_FORMAT + 1;
+        let seed = xxh3_64(&key) ^ u64::from(VALUE_FORMAT + 1);
+        let checksum = xxh3_64_with_seed(&value[ENVELOPE_BYTES..], seed);
+        value[1..ENVELOPE_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        let error = unseal(STATE_FILE, &key, &value).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), "MS-1106");
+    }
+
+    #[test]
+    fn the_end_of_a_prefix_is_above_all_below_it() {
+        assert_eq!(prefix_end(vec![1, 2]), [1, 3]);
+        assert_eq!(prefix_end(vec![1, 255, 255]), [2]);
+    }
+
+    proptest! {
+        #[test]
+        fn keys_sort_as_entities_do(
+            a in (0..3_u32, "[a-c]{1,3}"), b in (0..3_u32, "[a-c]{1,3}"),
+        ) {
+            let (a, b) = (entity(a.0, &a.1), entity(b.0, &b.1));
+            let key = |e: &EntityId| entity_key(ShardId(1), Generation(0), e);
+            prop_assert_eq!(key(&a).cmp(&key(&b)), a.cmp(&b));
+            prop_assert_eq!(read_entity_key(&key(&a)).unwrap(), a);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_never_read(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+            let segments = vec![Segment {
+                shard: ShardId(1),
+                epoch: Epoch(1),
+                first: Seq(1),
+                last: Seq(2),
+                bytes: Bytes::from_static(b"twelve bytes"),
+            }];
+            let mut record = vec![0; record_len(&segments)];
+            write_record(CommitNo(1), &segments, &mut record);
+            prop_assert_eq!(read_record(CommitNo(1), &record).unwrap(), segments);
+            let at = at.index(record.len());
+            record[at] ^= 1 << bit;
+            prop_assert!(read_record(CommitNo(1), &record).is_err());
+        }
+
+        #[test]
+        fn dedup_records_and_shards_come_back(
+            key in "\\PC{1,40}", idempotency in "\\PC{1,40}", at in any::<u64>(),
+        ) {
+            let entity = entity(4, &key);
+            let record = DedupRecord {
+                key: IdempotencyKey::new(&idempotency).unwrap(),
+                method: MethodId(3),
+                payload_hash: 8,
+                reply: StoredReply::App(Bytes::from_static(b"no")),
+            };
+            let key = dedup_key(ShardId(2), Generation(1), &entity, &record.key);
+            let mut value = Vec::new();
+            write_dedup(&key, LogTime(at), &record, &mut value);
+            let back = read_dedup(&key, &value).unwrap();
+            prop_assert_eq!(back, (entity, LogTime(at), record));
+
+            let meta = ShardMeta { dropped: at % 2 == 0, applied: Seq(at), ..ShardMeta::default() };
+            write_shard(ShardId(9), &meta, &mut value);
+            prop_assert_eq!(read_shard(ShardId(9), &value).unwrap(), meta);
+            prop_assert!(read_shard(ShardId(8), &value).is_err());
+        }
+    }
+}
