@@ -1,0 +1,198 @@
+//! `entities`: kinds, lists, one entity, calls.
+
+use std::io::Read as _;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::output::{Output, Trouble, lines, table};
+use super::remote::{Remote, RemoteArgs};
+use crate::http::path::encode;
+use crate::http::views::{Entities, Entity, Kinds};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EntitiesVerb {
+    /// Kinds and their methods.
+    Kinds(RemoteArgs),
+    /// Entities of a kind that the asked node holds, by key.
+    #[command(after_help = "Example:\n  mainstay entities ls counter --prefix al --limit 20")]
+    Ls(ListArgs),
+    /// One entity and its state.
+    #[command(after_help = "Example:\n  mainstay entities get counter/alice")]
+    Get(GetArgs),
+    /// Call a method.
+    #[command(after_help = "Examples:\n  mainstay entities call counter/alice add \
+        '{\"by\":2}'\n  mainstay entities call counter/alice add @args.json \
+        --idempotency-key k1\n  echo '{\"by\":2}' | mainstay entities call counter/alice add -")]
+    Call(CallArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// The kind.
+    kind: String,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// Only keys that begin so.
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// Only keys after this one.
+    #[arg(long, value_name = "KEY")]
+    after: Option<String>,
+    /// At most so many.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GetArgs {
+    /// The entity: KIND/KEY, the key as it is, not percent-encoded.
+    #[arg(value_name = "KIND/KEY")]
+    entity: String,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CallArgs {
+    /// The entity: KIND/KEY, the key as it is, not percent-encoded.
+    #[arg(value_name = "KIND/KEY")]
+    entity: String,
+    /// The method.
+    method: String,
+    /// The arguments: a JSON object, @FILE, or - for standard input.
+    #[arg(value_name = "JSON|@FILE|-", default_value = "{}")]
+    arguments: String,
+    #[command(flatten)]
+    remote: RemoteArgs,
+    /// Repeated with the same call, the command takes effect once.
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+}
+
+impl EntitiesVerb {
+    pub(super) fn remote(&self) -> &RemoteArgs {
+        match self {
+            Self::Kinds(args) => args,
+            Self::Ls(args) => &args.remote,
+            Self::Get(args) => &args.remote,
+            Self::Call(args) => &args.remote,
+        }
+    }
+}
+
+pub(super) async fn carry_out(
+    verb: &EntitiesVerb,
+    remote: &Remote,
+    output: &Output,
+) -> Result<(), Trouble> {
+    match verb {
+        EntitiesVerb::Kinds(args) => kinds(args, remote, output).await,
+        EntitiesVerb::Ls(args) => list(args, remote, output).await,
+        EntitiesVerb::Get(args) => get(args, remote, output).await,
+        EntitiesVerb::Call(args) => call(args, remote, output).await,
+    }
+}
+
+async fn kinds(args: &RemoteArgs, remote: &Remote, output: &Output) -> Result<(), Trouble> {
+    let kinds: Kinds = remote.get("/admin/v1/entities").await?;
+    if args.json {
+        return output.json(&kinds);
+    }
+    let mut rows = table(&["kind", "method", "mode", "style", "what it does"]);
+    for kind in &kinds.kinds {
+        for method in &kind.methods {
+            let doc = method.doc.lines().next().unwrap_or_default();
+            rows.add_row([&kind.name, &method.name, &method.mode, &method.style, doc]);
+        }
+    }
+    output.data(&lines(&rows))
+}
+
+async fn list(args: &ListArgs, remote: &Remote, output: &Output) -> Result<(), Trouble> {
+    let after =
+        args.after.as_ref().map(|key| format!("&after={}", encode(key))).unwrap_or_default();
+    let path = format!(
+        "/admin/v1/entities/{}?limit={}&prefix={}{after}",
+        encode(&args.kind),
+        args.limit,
+        encode(&args.prefix)
+    );
+    let entities: Entities = remote.get(&path).await?;
+    if args.remote.json {
+        return output.json(&entities);
+    }
+    let mut rows = table(&["key", "shard", "seq", "bytes", "in memory"]);
+    for row in &entities.entities {
+        rows.add_row([
+            row.key.clone(),
+            row.shard.to_string(),
+            row.seq.0.to_string(),
+            row.state_bytes.to_string(),
+            if row.active { "yes".to_owned() } else { "no".to_owned() },
+        ]);
+    }
+    output.note(&format!("entities on node {}; others hold others", entities.node));
+    if let Some(next) = &entities.next {
+        output.note(&format!("more: mainstay entities ls {} --after {next:?}", args.kind));
+    }
+    output.data(&lines(&rows))
+}
+
+async fn get(args: &GetArgs, remote: &Remote, output: &Output) -> Result<(), Trouble> {
+    let (kind, key) = split(&args.entity)?;
+    let path = format!("/admin/v1/entities/{}/{}", encode(kind), encode(key));
+    let entity: Entity = remote.get(&path).await?;
+    if args.remote.json {
+        output.json(&entity)?;
+    } else {
+        let primary = entity.primary.as_ref().map_or("(none)", |node| node.as_str());
+        output.note(&format!(
+            "shard {}, served by {primary}, changed by entry {}, {} bytes",
+            entity.shard, entity.seq, entity.state_bytes
+        ));
+        if let Some(state) = &entity.state {
+            output.json(state)?;
+        }
+    }
+    match entity.state {
+        Some(_) => Ok(()),
+        None => Err(Trouble::not_found(format!("{} has no state on this node", args.entity))),
+    }
+}
+
+async fn call(args: &CallArgs, remote: &Remote, output: &Output) -> Result<(), Trouble> {
+    let (kind, key) = split(&args.entity)?;
+    let body = arguments(&args.arguments)?;
+    let millis = args.remote.timeout.as_millis().max(1);
+    let mut headers = vec![("ms-timeout-ms", millis.to_string())];
+    if let Some(key) = &args.idempotency_key {
+        headers.push(("idempotency-key", key.clone()));
+    }
+    let path = format!("/v1/{}/{}/{}", encode(kind), encode(key), encode(&args.method));
+    let answer: Value = remote.post(&path, body, &headers).await?;
+    if args.remote.json {
+        return output.json(&answer);
+    }
+    output.json(&answer["value"])
+}
+
+fn split(entity: &str) -> Result<(&str, &str), Trouble> {
+    entity
+        .split_once('/')
+        .filter(|(kind, key)| !kind.is_empty() && !key.is_empty())
+        .ok_or_else(|| Trouble::usage(format!("{entity:?} is not KIND/KEY")))
+}
+
+fn arguments(given: &str) -> Result<String, Trouble> {
+    let unreadable = |error: std::io::Error| Trouble::usage(format!("{given}: {error}"));
+    match given.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file).map_err(unreadable),
+        None if given == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+            Ok(text)
+        }
+        None => Ok(given.to_owned()),
+    }
+}

@@ -1,0 +1,204 @@
+//! A node, asked over its admin address.
+
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use super::output::Trouble;
+use crate::http::problem::Document;
+
+/// Which node, and how long to wait for it.
+#[derive(Debug, Args)]
+pub(super) struct RemoteArgs {
+    /// The admin address of a node.
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MAINSTAY_ENDPOINT",
+        default_value = "http://127.0.0.1:9070"
+    )]
+    pub(super) endpoint: String,
+    /// How long to wait.
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = super::span)]
+    pub(super) timeout: Duration,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The node that commands ask.
+#[derive(Debug)]
+pub(super) struct Remote {
+    endpoint: String,
+    client: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Remote {
+    pub(super) fn new(args: &RemoteArgs) -> Result<Self, Trouble> {
+        let with_scheme = match args.endpoint.split_once("://") {
+            Some(_) => args.endpoint.clone(),
+            None => format!("http://{}", args.endpoint),
+        };
+        // a proxy of the environment is for the world outside, not for the cluster
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(args.timeout)
+            .build()
+            .map_err(|error| Trouble::failed(format!("no HTTP client: {error}")))?;
+        let endpoint = with_scheme.trim_end_matches('/').to_owned();
+        Ok(Self { endpoint, client, timeout: args.timeout })
+    }
+
+    /// Reads a document.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
+        self.document(self.send(Method::GET, path, None, &[]).await?).await
+    }
+
+    /// Reads text.
+    pub(super) async fn get_text(&self, path: &str) -> Result<String, Trouble> {
+        let response = self.send(Method::GET, path, None, &[]).await?;
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// Changes something, and reads the document that says so.
+    pub(super) async fn change<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+    ) -> Result<T, Trouble> {
+        self.document(self.send(method, path, None, &[]).await?).await
+    }
+
+    /// Posts JSON with these headers.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: String,
+        headers: &[(&str, String)],
+    ) -> Result<T, Trouble> {
+        self.document(self.send(Method::POST, path, Some(body), headers).await?).await
+    }
+
+    /// Opens a stream that has no end of its own.
+    pub(super) async fn stream(&self, path: &str) -> Result<Response, Trouble> {
+        let request = self.client.get(format!("{}{path}", self.endpoint));
+        let response = tokio::time::timeout(self.timeout, request.send())
+            .await
+            .map_err(|_| self.late())?
+            .map_err(|error| self.unreachable(&error))?;
+        Self::check(response).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        headers: &[(&str, String)],
+    ) -> Result<Response, Trouble> {
+        let url = format!("{}{path}", self.endpoint);
+        let mut request = self.client.request(method, url).timeout(self.timeout);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body);
+        }
+        let response = request.send().await.map_err(|error| {
+            if error.is_timeout() { self.late() } else { self.unreachable(&error) }
+        })?;
+        Self::check(response).await
+    }
+
+    async fn check(response: Response) -> Result<Response, Trouble> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let text = response.text().await.unwrap_or_default();
+        Err(refusal(status, &text))
+    }
+
+    async fn document<T: DeserializeOwned>(&self, response: Response) -> Result<T, Trouble> {
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Trouble::failed(format!("{} answers something else: {error}", self.endpoint))
+                .help("is this the admin address of a node of this release?")
+        })
+    }
+
+    pub(super) fn unreachable(&self, error: &reqwest::Error) -> Trouble {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(source) = cause.source() {
+            cause = source;
+        }
+        Trouble::unavailable(format!("{} does not answer", self.endpoint))
+            .code("MS-1301")
+            .fact("why", cause.to_string())
+            .help("--endpoint or MAINSTAY_ENDPOINT name the admin address of a node")
+    }
+
+    fn late(&self) -> Trouble {
+        Trouble::unavailable(format!("{} gave no answer in {:?}", self.endpoint, self.timeout))
+            .code("MS-1301")
+    }
+}
+
+/// The trouble that a node's refusal is.
+fn refusal(status: StatusCode, text: &str) -> Trouble {
+    let Ok(problem) = serde_json::from_str::<Document>(text) else {
+        let text = text.lines().next().unwrap_or_default();
+        return Trouble::failed(format!("{status}: {text}")).exit(exit_of(status.as_u16(), ""));
+    };
+    let detail =
+        if problem.detail.is_empty() { problem.title.clone() } else { problem.detail.clone() };
+    let mut trouble = Trouble::failed(detail)
+        .exit(exit_of(problem.status, &problem.code))
+        .code(problem.code.clone());
+    if problem.outcome != "not_executed" {
+        trouble = trouble.fact("outcome", problem.outcome);
+    }
+    if let Some(error) = problem.error {
+        trouble = trouble.fact("refused", error.to_string());
+    }
+    if let Some(trace) = problem.trace_id {
+        trouble = trouble.fact("trace", trace);
+    }
+    trouble
+}
+
+/// The exit code of a refusal.
+fn exit_of(status: u16, code: &str) -> u8 {
+    match (status, code) {
+        (_, "MS-2201") => 1,
+        (_, "MS-2106") | (409, _) => 4,
+        (400 | 413 | 415 | 422, _) => 2,
+        (404, _) => 3,
+        (408 | 429 | 503 | 504, _) => 5,
+        _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_their_exit_codes() {
+        for (status, code, exit) in [
+            (404, "MS-2001", 3),
+            (409, "MS-2201", 1),
+            (409, "MS-2302", 4),
+            (422, "MS-2106", 4),
+            (422, "MS-2004", 2),
+            (503, "MS-2105", 5),
+            (504, "MS-2103", 5),
+            (500, "MS-2108", 1),
+        ] {
+            assert_eq!(exit_of(status, code), exit, "{status} {code}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The cluster as the HTTP layer's backend: a program's entities, started as a node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mainstay::call::{Call, CallFuture};
+use mainstay::cluster::{self, Cluster, StartError};
+use mainstay::config::Config;
+use mainstay::entity::Registry;
+use mainstay::entity::host::KindHost;
+use mainstay::ingress;
+use mainstay::protocol::control::{ClusterState, MemberState, ProposeRefused};
+use mainstay::protocol::id::{EntityId, KindId};
+
+use crate::backend::{
+    AdminError, Backend, BoxFuture, Check, EntityRow, EventFeed, Inspection, Launch, LaunchError,
+    LocalityRow, MemberChange, NodeView, Permit, Phase, Probe, Scan,
+};
+
+/// How often a node looks at itself, for its probes and status pages.
+const LOOK: Duration = Duration::from_millis(200);
+/// Pairs of kinds that `locality` lists.
+const LOCALITY_ROWS: usize = 10;
+
+impl Launch for Registry {
+    fn launch(self: Box<Self>, config: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>> {
+        Box::pin(async move {
+            let data_dir = config.data_dir.display().to_string();
+            let join = config.cluster.join.join(", ");
+            let started = tokio::task::spawn_blocking(move || Cluster::start(config, *self)).await;
+            let cluster = match started {
+                Ok(Ok(cluster)) => cluster,
+                Ok(Err(error)) => return Err(explain(&error, &data_dir, &join)),
+                Err(panic) => return Err(explain(&thread(&panic), &data_dir, &join)),
+            };
+            if let Err(error) = cluster.ready().await {
+                cluster.shutdown().await;
+                return Err(explain(&error, &data_dir, &join));
+            }
+            let node = Node { view: Arc::new(Mutex::new(view(&cluster).await)), cluster };
+            tokio::spawn(look(node.cluster.clone(), Arc::clone(&node.view)));
+            Ok(Arc::new(node) as Arc<dyn Backend>)
+        })
+    }
+}
+
+fn thread(error: &tokio::task::JoinError) -> StartError {
+    StartError::Thread(error.to_string())
+}
+
+/// An error of the start with what an operator has to know beside it.
+fn explain(error: &StartError, data_dir: &str, join: &str) -> LaunchError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let mut facts = vec![("data dir", data_dir.to_owned())];
+    if !join.is_empty() {
+        facts.push(("joining", join.to_owned()));
+    }
+    let code = error.code();
+    LaunchError { code, text, facts, help: vec![format!("mainstay explain {code}")] }
+}
+
+/// A running node.
+struct Node {
+    cluster: Cluster,
+    view: Arc<Mutex<NodeView>>,
+}
+
+/// Keeps the view fresh until the node stops.
+async fn look(cluster: Cluster, shared: Arc<Mutex<NodeView>>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let fresh = view(&cluster).await;
+        let stopping = fresh.phase == Phase::Stopping;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        if stopping {
+            return;
+        }
+    }
+}
+
+async fn view(cluster: &Cluster) -> NodeView {
+    let seen = cluster.view().await;
+    let map = cluster.map();
+    let draining =
+        map.members.get(&seen.name).is_some_and(|member| member.state == MemberState::Draining);
+    let phase = match &seen.phase {
+        cluster::Phase::Joining => Phase::Joining,
+        cluster::Phase::Member if draining => Phase::Draining,
+        cluster::Phase::Member => Phase::Ready,
+        cluster::Phase::Stopping | cluster::Phase::Failed(_) => Phase::Stopping,
+    };
+    let check = |name, probe, ok, text| Check { name, probe, ok, text };
+    let answering = format!("{} of {} lanes answer", seen.lanes_answering, seen.lanes);
+    let alive = seen.lanes_answering == seen.lanes;
+    let serving = format!("{} shards served, {} taking over", seen.serving, seen.starting);
+    let writable = if seen.writable {
+        "the journal takes writes".to_owned()
+    } else {
+        "the journal stopped, or the disk is below its reserve".to_owned()
+    };
+    let checks = vec![
+        check("lanes", Probe::Live, alive, answering),
+        check("recovery", Probe::Started, true, "done".to_owned()),
+        check("member", Probe::Ready, phase == Phase::Ready, phase.to_string()),
+        check("shards", Probe::Ready, seen.starting == 0, serving),
+        check("journal", Probe::Ready, seen.writable, writable),
+    ];
+    NodeView {
+        name: seen.name,
+        boot: seen.boot,
+        zone: seen.zone,
+        phase,
+        uptime: seen.uptime,
+        lanes: seen.lanes,
+        leader: seen.leader,
+        peers_addr: cluster.peer_addr().to_owned(),
+        entities: seen.entities,
+        state_bytes: seen.state_bytes,
+        requests: seen.requests,
+        checks,
+    }
+}
+
+impl Permit for ingress::Permit {
+    fn shrink_to(&mut self, bytes: u64) {
+        Self::shrink_to(self, bytes);
+    }
+}
+
+impl Backend for Node {
+    fn kinds(&self) -> Vec<Arc<dyn KindHost>> {
+        self.cluster.registry().kinds().into_iter().map(Arc::clone).collect()
+    }
+
+    fn kind(&self, name: &str) -> Option<Arc<dyn KindHost>> {
+        self.cluster.registry().kind_by_name(name).map(Arc::clone)
+    }
+
+    fn call(&self, call: Call) -> CallFuture {
+        self.cluster.route(call)
+    }
+
+    fn reserve(&self, bytes: u64) -> BoxFuture<Box<dyn Permit>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move { Box::new(cluster.reserve(bytes).await) as Box<dyn Permit> })
+    }
+
+    fn try_reserve(&self, bytes: u64) -> Option<Box<dyn Permit>> {
+        Some(Box::new(self.cluster.door().try_reserve(bytes)?))
+    }
+
+    fn state(&self) -> Arc<ClusterState> {
+        self.cluster.map()
+    }
+
+    fn node(&self) -> NodeView {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn events(&self, after: u64) -> EventFeed {
+        let (kept, live) = self.cluster.events().since(after);
+        EventFeed { kept, live }
+    }
+
+    fn scan(&self, scan: Scan) -> BoxFuture<Result<Vec<EntityRow>, AdminError>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move {
+            let limit = usize::try_from(scan.limit).unwrap_or(usize::MAX);
+            let after = scan.after.as_deref();
+            let rows = cluster.entities(scan.kind, &scan.prefix, after, limit).await;
+            let row = |row: cluster::EntityRow| EntityRow {
+                key: row.key,
+                shard: row.shard,
+                seq: row.seq,
+                state_bytes: row.state_bytes,
+                active: row.active,
+            };
+            Ok(rows.map_err(admin_error)?.into_iter().map(row).collect())
+        })
+    }
+
+    fn inspect(&self, entity: EntityId) -> BoxFuture<Result<Inspection, AdminError>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move {
+            let seen = cluster.inspect(entity).await.map_err(admin_error)?;
+            let cluster::Inspection { shard, primary, seq, state, active } = seen;
+            Ok(Inspection { shard, primary, seq, state, active })
+        })
+    }
+
+    fn change_member(&self, change: MemberChange) -> BoxFuture<Result<(), AdminError>> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move {
+            let changed = match change {
+                MemberChange::Drain(node) => cluster.drain(node).await,
+                MemberChange::Undrain(node) => cluster.undrain(node).await,
+                MemberChange::Remove(node) => cluster.remove(node).await,
+            };
+            changed.map_err(admin_error)
+        })
+    }
+
+    fn locality(&self) -> Vec<LocalityRow> {
+        let row = |row: mainstay::router::locality::LocalityRow| LocalityRow {
+            from: row.from.map(KindId::of),
+            to: KindId::of(row.to),
+            local: row.local_calls,
+            remote: row.remote_calls,
+        };
+        self.cluster.locality(LOCALITY_ROWS).into_iter().map(row).collect()
+    }
+
+    fn shutdown(&self) -> BoxFuture<()> {
+        let cluster = self.cluster.clone();
+        Box::pin(async move { cluster.shutdown().await })
+    }
+}
+
+fn admin_error(error: cluster::AdminError) -> AdminError {
+    use cluster::AdminError as From;
+    match error {
+        From::NotFound { what } => AdminError::NotFound { what },
+        From::Refused(ProposeRefused::NoMember { node }) => {
+            AdminError::NotFound { what: format!("member {node}") }
+        }
+        From::Refused(ProposeRefused::NoLeader { reason }) => AdminError::Unavailable { reason },
+        From::Refused(refused) => AdminError::Conflict { reason: refused.to_string() },
+        other @ (From::Storage(_) | From::Busy { .. }) => {
+            AdminError::Unavailable { reason: other.to_string() }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The command line, as a process, against a fake node.
+
+use std::process::Output;
+
+use mainstay::protocol::control::Event;
+use serde_json::Value;
+
+use crate::fake::{Served, name, serve};
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs the binary with these arguments.
+async fn run(endpoint: &str, args: &[&str]) -> Ran {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command.args(args).env("MAINSTAY_ENDPOINT", endpoint).env("NO_COLOR", "1");
+    let folder = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } =
+        command.current_dir(folder.path()).output().await.unwrap();
+    Ran {
+        code: status.code().unwrap(),
+        out: String::from_utf8(stdout).unwrap(),
+        err: String::from_utf8(stderr).unwrap(),
+    }
+}
+
+async fn ask(served: &Served, args: &[&str]) -> Ran {
+    run(&served.admin_url(""), args).await
+}
+
+async fn offline(args: &[&str]) -> Ran {
+    run("http://127.0.0.1:1", args).await
+}
+
+#[tokio::test]
+async fn no_arguments_print_help() {
+    let ran = offline(&[]).await;
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.contains("mainstay run --dev"), "{}", ran.out);
+    assert!(ran.out.contains("Exit codes:"), "{}", ran.out);
+    assert_eq!(offline(&["--help"]).await.code, 0);
+    let wrong = offline(&["explode"]).await;
+    assert_eq!((wrong.code, wrong.out.as_str()), (2, ""));
+}
+
+#[tokio::test]
+async fn status_is_one_screen_or_one_document() {
+    let served = serve().await;
+    let ran = ask(&served, &["status"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.starts_with("healthy\n"), "{}", ran.out);
+    assert!(ran.out.contains("shards   3: 0 unavailable"), "{}", ran.out);
+    let json: Value = serde_json::from_str(&ask(&served, &["status", "--json"]).await.out).unwrap();
+    assert_eq!(json["schema"], "mainstay.status/v1");
+    assert_eq!(ask(&served, &["status", "--check"]).await.code, 0);
+    served.node.state.lock().unwrap().shards[0].primary = None;
+    let ran = ask(&served, &["status", "--check"]).await;
+    assert_eq!(ran.code, 7);
+    assert!(ran.out.starts_with("NOT HEALTHY\n"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn nobody_there_is_exit_code_5() {
+    let ran = offline(&["status"]).await;
+    assert_eq!(ran.code, 5);
+    assert!(ran.err.contains("error[MS-1301]: http://127.0.0.1:1 does not answer"), "{}", ran.err);
+    assert_eq!(ran.out, "");
+}
+
+#[tokio::test]
+async fn entities_are_called_listed_and_shown() {
+    let served = serve().await;
+    let ran = ask(&served, &["entities", "call", "counter/a/b c", "add", r#"{"by":2}"#]).await;
+    assert_eq!((ran.code, ran.out.trim()), (0, "2"), "{}", ran.err);
+    let ran = ask(&served, &["e", "ls", "counter"]).await;
+    assert!(ran.out.contains("a/b c"), "{}", ran.out);
+    let ran = ask(&served, &["entities", "get", "counter/a/b c", "--json"]).await;
+    let entity: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(entity["state"]["value"], 2);
+    assert_eq!(ask(&served, &["entities", "get", "counter/nobody"]).await.code, 3);
+    assert_eq!(ask(&served, &["entities", "ls", "nothing"]).await.code, 3);
+    assert_eq!(ask(&served, &["entities", "get", "counter"]).await.code, 2);
+    let refused =
+        ask(&served, &["entities", "call", "counter/a", "fail", r#"{"how":"app"}"#]).await;
+    assert_eq!(refused.code, 1);
+    assert!(refused.err.contains("error[MS-2201]: too poor"), "{}", refused.err);
+    assert!(refused.err.contains(r#"{"Poor":5}"#), "{}", refused.err);
+    let late = ask(&served, &["entities", "call", "counter/a", "fail", r#"{"how":"late"}"#]).await;
+    assert_eq!(late.code, 5);
+    assert_eq!(ask(&served, &["entities", "call", "counter/a", "add", "{}"]).await.code, 2);
+    let kinds = ask(&served, &["entities", "kinds"]).await.out;
+    assert!(kinds.contains("Adds, and returns the new value."), "{kinds}");
+}
+
+#[tokio::test]
+async fn members_are_drained_and_removed() {
+    let served = serve().await;
+    let ran = ask(&served, &["drain", "n2", "--wait"]).await;
+    assert_eq!((ran.code, ran.out.trim()), (0, "n2 serves no shard any more"), "{}", ran.err);
+    assert!(ask(&served, &["nodes", "ls"]).await.out.contains("draining"));
+    assert_eq!(ask(&served, &["undrain", "n2"]).await.code, 0);
+    assert_eq!(ask(&served, &["drain", "n9"]).await.code, 3);
+    let unsaid = ask(&served, &["remove", "n1"]).await;
+    assert_eq!(unsaid.code, 2);
+    assert!(unsaid.err.contains("--yes"), "{}", unsaid.err);
+    let refused = ask(&served, &["remove", "n1", "--yes"]).await;
+    assert_eq!(refused.code, 4);
+    assert!(refused.err.contains("error[MS-2302]"), "{}", refused.err);
+    let own = ask(&served, &["drain", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&own.out).unwrap()["node"], "n1");
+}
+
+#[tokio::test]
+async fn shards_events_and_locality_are_shown() {
+    let served = serve().await;
+    let ran = ask(&served, &["shards", "map"]).await;
+    assert!(ran.out.starts_with("     0  ABA\n"), "{}", ran.out);
+    let ran = ask(&served, &["shards", "ls", "--node", "n2"]).await;
+    assert_eq!(ran.out.lines().count(), 2, "{}", ran.out);
+    let ran = ask(&served, &["shards", "ls", "--limit", "1", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap()["next"], 0);
+    let ran = ask(&served, &["events"]).await;
+    assert!(ran.out.contains("n1 #1 member_joined node=n1"), "{}", ran.out);
+    let ran = ask(&served, &["locality"]).await;
+    assert!(ran.out.contains("75.0 %"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn events_are_followed_until_ctrl_c() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let served = serve().await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_mainstay"))
+        .args(["events", "--follow", "--endpoint", &served.admin_url("")])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().contains("member_joined"));
+    served.node.events.record(2, [Event::MemberDown { node: name("n2") }]);
+    assert!(lines.next_line().await.unwrap().unwrap().contains("#2 member_down node=n2"));
+    let pid = child.id().unwrap().to_string();
+    let sent = tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap();
+    assert!(sent.success());
+    assert_eq!(child.wait().await.unwrap().code(), Some(130));
+}
+
+#[tokio::test]
+async fn codes_are_explained() {
+    let ran = offline(&["explain", "ms-2101"]).await;
+    assert_eq!(ran.code, 0);
+    assert!(ran.out.starts_with("# MS-2101: no room"), "{}", ran.out);
+    assert_eq!(offline(&["explain", "MS-9999"]).await.code, 3);
+    let all = offline(&["explain", "--list"]).await.out;
+    assert_eq!(all.lines().count(), mainstay_node::explain::CODES.len());
+}
+
+#[tokio::test]
+async fn settings_are_shown_and_checked() {
+    let ran = offline(&["config", "show", "--defaults"]).await;
+    assert_eq!(ran.out, include_str!("../../config.toml"));
+    let ran = offline(&["config", "show", "--origin"]).await;
+    assert!(ran.out.contains("limits.deadline_max"), "{}", ran.out);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.toml");
+    std::fs::write(&file, "wieght = 1\n[http]\nconnections = 0\n").unwrap();
+    let ran = offline(&["config", "check", file.to_str().unwrap()]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("m.toml:1: unknown key `wieght` (did you mean `weight`?)"));
+    assert!(ran.err.contains("m.toml:3: http.connections"), "{}", ran.err);
+    let schema: Value = serde_json::from_str(&offline(&["config", "schema"]).await.out).unwrap();
+    assert_eq!(schema["properties"]["weight"]["default"], 1);
+}
+
+#[tokio::test]
+async fn completions_and_the_catalogue_are_printed() {
+    assert!(offline(&["completions", "bash"]).await.out.contains("_mainstay"));
+    let ran = offline(&["metrics", "catalog", "--json"]).await;
+    let catalog: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(catalog["metrics"].as_array().unwrap().len() > 10);
+    assert!(offline(&["metrics", "catalog"]).await.out.contains("mainstay_http_requests_total"));
+}

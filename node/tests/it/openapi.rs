@@ -1,0 +1,52 @@
+//! The OpenAPI document.
+
+use serde_json::Value;
+
+use crate::fake::serve;
+
+async fn document() -> Value {
+    let served = serve().await;
+    reqwest::get(served.url("/openapi.json")).await.unwrap().json().await.unwrap()
+}
+
+/// Every `$ref` in the document.
+fn references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+        Value::Object(members) => {
+            if let Some(Value::String(to)) = members.get("$ref") {
+                found.push(to.clone());
+            }
+            members.values().for_each(|member| references(member, found));
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn every_method_is_described_with_its_schemas() {
+    let document = document().await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let add = &document["paths"]["/v1/counter/{key}/add"]["post"];
+    assert_eq!(add["operationId"], "counter.add");
+    assert_eq!(add["requestBody"]["required"], true);
+    let by = &add["requestBody"]["content"]["application/json"]["schema"]["properties"]["by"];
+    assert_eq!(by["maximum"], i64::MAX);
+    let get = &document["paths"]["/v1/counter/{key}/get"]["post"];
+    assert_eq!(get["requestBody"]["required"], false);
+    for status in ["200", "400", "404", "408", "409", "413", "415", "422", "429", "500", "503"] {
+        assert!(add["responses"].get(status).is_some(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn every_reference_leads_somewhere() {
+    let document = document().await;
+    let mut found = Vec::new();
+    references(&document, &mut found);
+    assert!(found.iter().any(|to| to == "#/components/schemas/How"), "{found:?}");
+    for to in found {
+        let pointer = to.strip_prefix('#').unwrap();
+        assert!(document.pointer(pointer).is_some(), "{to} leads nowhere");
+    }
+}
