@@ -1,0 +1,105 @@
+//! What the nodes say about themselves while the demo runs: their shards, and how many calls they
+//! could answer without asking another node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use mainstay_cluster_tests::processes::Cluster;
+use serde_json::Value;
+
+/// Questions to the admin ports of all nodes; it does not mind that some are down.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    client: reqwest::Client,
+    admin: Vec<SocketAddr>,
+    /// Calls counted up to the last look, per node: answered there, and in all.
+    seen: Vec<(f64, f64)>,
+}
+
+/// One look at all nodes.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// Shards of each node as primary; `None` for a node that does not answer.
+    pub shards: Vec<Option<u64>>,
+    /// Share of calls since the last look that were answered on the node where they came in.
+    pub local: Option<f64>,
+}
+
+impl Watch {
+    /// A watch over these nodes.
+    pub fn new(cluster: &Cluster) -> Self {
+        let admin: Vec<_> = cluster.nodes.iter().map(|node| node.addresses().admin).collect();
+        let seen = vec![(0.0, 0.0); admin.len()];
+        Self { client: cluster.client().clone(), admin, seen }
+    }
+
+    /// Looks at every node.
+    pub async fn look(&mut self) -> Look {
+        let shards = join_all(self.admin.iter().map(|at| shards(&self.client, *at))).await;
+        let pages = join_all(self.admin.iter().map(|at| page(&self.client, *at))).await;
+        let (mut local, mut all) = (0.0, 0.0);
+        for (seen, page) in self.seen.iter_mut().zip(&pages) {
+            let Some(page) = page else { continue };
+            let now = (calls(page, Some("local")), calls(page, None));
+            // A restarted node counts from zero again.
+            let before = if now.1 < seen.1 { (0.0, 0.0) } else { *seen };
+            local += now.0 - before.0;
+            all += now.1 - before.1;
+            *seen = now;
+        }
+        Look { shards, local: (all > 0.0).then(|| local / all) }
+    }
+}
+
+/// The shards that the node at this admin address serves; `None` when it does not answer.
+pub async fn shards(client: &reqwest::Client, at: SocketAddr) -> Option<u64> {
+    let status: Value = serde_json::from_str(&text(client, at, "/admin/v1/status").await?).ok()?;
+    status["node"]["shards"].as_u64()
+}
+
+async fn page(client: &reqwest::Client, at: SocketAddr) -> Option<BTreeMap<String, f64>> {
+    Some(series(&text(client, at, "/metrics").await?))
+}
+
+async fn text(client: &reqwest::Client, at: SocketAddr, path: &str) -> Option<String> {
+    let request = client.get(format!("http://{at}{path}")).timeout(Duration::from_secs(1));
+    request.send().await.ok()?.error_for_status().ok()?.text().await.ok()
+}
+
+/// The series of a metrics page, by name and labels as they stand there.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        })
+        .collect()
+}
+
+fn calls(page: &BTreeMap<String, f64>, locality: Option<&str>) -> f64 {
+    let wanted = locality.map(|locality| format!("locality=\"{locality}\""));
+    page.iter()
+        .filter(|(name, _)| name.starts_with("mainstay_calls_total{"))
+        .filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| name.contains(wanted)))
+        .map(|(_, value)| value)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_locality() {
+        let page = series(
+            "# TYPE mainstay_calls_total counter\n\
+             mainstay_calls_total{kind=\"a\",locality=\"local\",outcome=\"ok\"} 30\n\
+             mainstay_calls_total{kind=\"a\",locality=\"remote\",outcome=\"ok\"} 10\n",
+        );
+        assert!((calls(&page, Some("local")) - 30.0).abs() < 1e-9);
+        assert!((calls(&page, None) - 40.0).abs() < 1e-9);
+    }
+}
