@@ -1,1 +1,7 @@
-//! tmp
+//! How the project is tested beyond its own unit tests: the simulator, and node processes that are
+//! started, killed and questioned.
+
+pub mod processes;
+#[cfg(feature = "sim")]
+pub mod sim;
+pub mod testnode;

@@ -1,0 +1,60 @@
+# The two commands are `make demo` and `make test`; `make help` lists the rest.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := default
+.PHONY: default help demo test verify fix test-cluster sim fuzz soak bench cluster example
+
+DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
+DEMO_ARGS ?=
+NAME ?= counter
+SEEDS ?= 200
+CASES ?= 20000
+SOAK_SECONDS ?= 600
+
+default:
+	@echo 'make demo     start three nodes, load them, kill one, prove that nothing was lost'
+	@echo 'make test     everything that proves it works'
+	@echo '              (make help lists the rest)'
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+demo: ## three nodes under load, a kill -9, a restart, a drain, and an audit; DEMO_ARGS="--seed 7"
+	@echo '> build     the first time takes 2 to 4 minutes, later seconds'
+	@cargo build --quiet --profile demo --package mainstay-examples --bin demo
+	@$(DEMO) $(DEMO_ARGS)
+
+test: ## format, lints, documentation, every test; the last line counts them
+	@.ci/tests all
+
+verify: ## the gate without the tests: format, lints, documentation, licences; changes nothing
+	@.ci/tests verify
+
+fix: ## formats, applies what the lints can mend, writes docs/metrics.md anew
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	MAINSTAY_UPDATE=1 cargo test --quiet --package mainstay-cluster-tests --test it tidy::the_metrics_page
+	cargo fmt --all
+
+test-cluster: ## only the tests that start node processes
+	@.ci/tests cluster
+
+sim: ## the simulator: SEEDS=200 runs that many, SEED=7 repeats one
+	MAINSTAY_SIM_SEEDS=$(SEEDS) MAINSTAY_SIM_SEED=$(SEED) cargo test --release --package mainstay-cluster-tests --lib -- sim --nocapture
+
+fuzz: ## property tests with many more cases: CASES=20000
+	PROPTEST_CASES=$(CASES) cargo test --release --package mainstay-protocol --package mainstay
+
+soak: ## ten minutes with a stalled entity, a blocking handler and a client that overdrives
+	cargo build --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bins
+	cargo run --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bin soak -- --seconds $(SOAK_SECONDS)
+
+bench: ## the benchmarks of docs/performance.md
+	cargo bench --package mainstay-benches
+
+cluster: ## three nodes with the demo's entities, until Ctrl-C
+	@cargo build --quiet --profile demo --package mainstay-examples --bin demo
+	@$(DEMO) --hold
+
+example: ## one example as a single node: NAME=counter|bank|devices|chat
+	cargo run --package mainstay-examples --bin $(NAME) -- run --dev

@@ -1,0 +1,256 @@
+//! Real node processes: started, questioned, stopped, killed, and gone when their owner is.
+//!
+//! ```text
+//!   Cluster  n nodes of one program on free ports, data and logs below one temporary folder
+//!     Node   one of them: its addresses, its data directory, its process when it has one
+//! ```
+//!
+//! A child gets a pipe as its standard input and ends when that closes, so that no child outlives
+//! the process that started it, however that ends. Children are in process groups of their own:
+//! a Ctrl-C in the terminal reaches the owner only, which then ends them in its own order.
+//!
+//! Ports are taken below the range that the system gives to outgoing connections; a port that is
+//! lost between choosing and listening shows as a start that fails, with the node's log.
+
+mod http;
+mod node;
+
+pub use http::{Answer, Definite, Question, ask};
+pub use node::{Addresses, Node, Spec, end_with_stdin};
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+/// How long a node may take to become ready on a busy machine.
+pub const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The program that every node runs.
+    pub program: PathBuf,
+    /// How many nodes; they are named `n1`, `n2`, ...
+    pub nodes: usize,
+    /// Shards of the cluster.
+    pub shards: u32,
+    /// Arguments that every node gets beside those of the harness.
+    pub arguments: Vec<String>,
+    /// Environment that every node gets.
+    pub environment: Vec<(String, String)>,
+    /// How the folder of the data is called, before its random ending.
+    pub folder: &'static str,
+}
+
+impl Plan {
+    /// `nodes` nodes of this program with 32 shards.
+    pub fn new(program: impl Into<PathBuf>, nodes: usize) -> Self {
+        Self {
+            program: program.into(),
+            nodes,
+            shards: 32,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            folder: "mainstay-test-",
+        }
+    }
+
+    /// One more setting, by its path in the configuration file: `limits.requests`.
+    #[must_use]
+    pub fn set(mut self, path: &str, value: impl Display) -> Self {
+        let name = format!("MAINSTAY_{}", path.to_uppercase().replace('.', "__"));
+        self.environment.push((name, value.to_string()));
+        self
+    }
+}
+
+/// Node processes that form one cluster, and the folder that holds all they write.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The nodes, in the order of their names.
+    pub nodes: Vec<Node>,
+    client: reqwest::Client,
+    folder: Option<TempDir>,
+    kept: PathBuf,
+}
+
+impl Cluster {
+    /// Starts the nodes and waits until each is ready.
+    ///
+    /// # Errors
+    /// When one does not start or does not become ready; the text holds the end of its log.
+    pub async fn start(plan: &Plan) -> Result<Self> {
+        let mut cluster = Self::prepare(plan)?;
+        for node in &mut cluster.nodes {
+            node.start()?;
+        }
+        cluster.ready().await?;
+        Ok(cluster)
+    }
+
+    /// Chooses names, ports and folders; starts nothing.
+    ///
+    /// # Errors
+    /// When there is no free port or no place for a temporary folder.
+    pub fn prepare(plan: &Plan) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix(plan.folder)
+            .tempdir()
+            .context("no temporary folder can be made")?;
+        let kept = folder.path().to_owned();
+        let addresses: Vec<Addresses> =
+            (0..plan.nodes).map(|_| Addresses::free()).collect::<Result<_>>()?;
+        let peers: Vec<String> = addresses.iter().map(|a| a.peer.to_string()).collect();
+        let nodes = addresses.iter().enumerate().map(|(at, addresses)| {
+            let name = format!("n{}", at + 1);
+            let mut spec = Spec::new(&plan.program, &name, *addresses, &kept);
+            spec.expect = u32::try_from(plan.nodes).unwrap_or(u32::MAX);
+            spec.join =
+                peers.iter().enumerate().filter(|(i, _)| *i != at).map(|p| p.1.clone()).collect();
+            spec.arguments.clone_from(&plan.arguments);
+            spec.environment.clone_from(&plan.environment);
+            spec.environment.push(("MAINSTAY_CLUSTER__SHARDS".to_owned(), plan.shards.to_string()));
+            Node::new(spec)
+        });
+        let nodes = nodes.collect();
+        Ok(Self { nodes, client: http::client()?, folder: Some(folder), kept })
+    }
+
+    /// Waits until every running node is ready.
+    ///
+    /// # Errors
+    /// When one ends or stays unready for [`READY_WITHIN`].
+    pub async fn ready(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            if node.runs() {
+                node.ready(&self.client, READY_WITHIN).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a node again after it ended, with the same name, ports and data, and waits for it.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn restart(&mut self, node: usize) -> Result<Duration> {
+        self.nodes[node].start()?;
+        self.nodes[node].ready(&self.client, READY_WITHIN).await
+    }
+
+    /// A call through one node.
+    ///
+    /// # Errors
+    /// When no HTTP answer came: refused, cut, or timed out.
+    pub async fn ask(&self, node: usize, question: &Question) -> Result<Answer> {
+        ask(&self.client, self.nodes[node].addresses().http, question).await
+    }
+
+    /// A command under its idempotency key, through one node after the other, until its outcome
+    /// is definite.
+    ///
+    /// # Errors
+    /// When it is not within `within`.
+    pub async fn settle(
+        &self,
+        first: usize,
+        question: &Question,
+        within: Duration,
+    ) -> Result<Definite> {
+        let began = Instant::now();
+        let mut node = first;
+        loop {
+            let at = self.nodes[node % self.nodes.len()].addresses().http;
+            let last = match ask(&self.client, at, question).await {
+                Ok(answer) => match answer.definite() {
+                    Some(definite) => return Ok(definite),
+                    None => answer.text(),
+                },
+                Err(error) => format!("{error:#}"),
+            };
+            if began.elapsed() > within {
+                bail!("{question} has no definite outcome after {within:?}: {last}");
+            }
+            node += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// A page of one node's admin port: its status and its text.
+    ///
+    /// # Errors
+    /// When no HTTP answer came.
+    pub async fn admin(&self, node: usize, path: &str) -> Result<(u16, String)> {
+        http::get(&self.client, self.nodes[node].addresses().admin, path).await
+    }
+
+    /// The same, read as JSON.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is not JSON with status 200.
+    pub async fn admin_json(&self, node: usize, path: &str) -> Result<serde_json::Value> {
+        let (status, text) = self.admin(node, path).await?;
+        if status != 200 {
+            bail!("{path} of {}: {status} {text}", self.nodes[node].name());
+        }
+        serde_json::from_str(&text).with_context(|| format!("{path} is not JSON: {text}"))
+    }
+
+    /// The folder that holds data and logs.
+    pub fn folder(&self) -> &Path {
+        &self.kept
+    }
+
+    /// Leaves the folder on disk when this goes.
+    pub fn keep(&mut self) -> &Path {
+        if let Some(folder) = self.folder.take() {
+            self.kept = folder.keep();
+        }
+        &self.kept
+    }
+
+    /// The HTTP client that the harness uses: connections are kept.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.kill();
+        }
+        if std::thread::panicking() {
+            let kept = self.keep().display().to_string();
+            for node in &self.nodes {
+                report(&format!("-- {} (all in {kept})\n{}", node.name(), node.log_tail(40)));
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the logs of a failed test belong beside its panic")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Waits until `holds` does, asking every 20 ms.
+///
+/// # Errors
+/// When it does not within `within`; says `what`.
+pub async fn eventually<F>(what: &str, within: Duration, mut holds: impl FnMut() -> F) -> Result<()>
+where
+    F: Future<Output = bool>,
+{
+    let began = Instant::now();
+    while !holds().await {
+        if began.elapsed() > within {
+            bail!("not within {within:?}: {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}

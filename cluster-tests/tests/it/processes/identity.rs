@@ -1,0 +1,106 @@
+//! Starts that must be refused, each with its own code, and nothing changed.
+
+use std::time::Duration;
+
+use mainstay_cluster_tests::processes::{Addresses, Node, READY_WITHIN, Spec};
+
+use super::{Running, SOON, TESTNODE, plan, prepare, set, start};
+
+/// Starts a node that must end by itself with this code in its log.
+async fn refused(mut node: Node, code: &str) {
+    node.start().unwrap();
+    let status = node.exit(SOON).await.unwrap();
+    assert!(!status.success(), "{} ended well", node.name());
+    let log = node.log();
+    assert!(log.contains(code), "{code} is not in\n{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+fn spec(cluster: &Running, name: &str) -> Spec {
+    Spec::new(TESTNODE.as_ref(), name, Addresses::free().unwrap(), cluster.folder())
+}
+
+fn dev(mut spec: Spec) -> Spec {
+    spec.arguments.push("--dev".to_owned());
+    spec
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let cluster = start(&plan(3)).await;
+    let taken = cluster.nodes[0].addresses();
+    for which in 0..3 {
+        let mut spec = dev(spec(&cluster, &format!("stranger-{which}")));
+        match which {
+            0 => spec.addresses.peer = taken.peer,
+            1 => spec.addresses.http = taken.http,
+            _ => spec.addresses.admin = taken.admin,
+        }
+        refused(Node::new(spec), "MS-1101").await;
+    }
+}
+
+#[tokio::test]
+async fn a_data_directory_has_one_process() {
+    let cluster = start(&plan(1)).await;
+    let mut spec = dev(spec(&cluster, "n1"));
+    spec.data = cluster.folder().join("n1");
+    spec.log = cluster.folder().join("second.log");
+    refused(Node::new(spec), "MS-1102").await;
+    cluster.value(0, &set("still-there", 1)).await;
+}
+
+#[tokio::test]
+async fn a_node_name_has_one_member() {
+    let cluster = start(&plan(3)).await;
+    let mut spec = spec(&cluster, "n2");
+    spec.data = cluster.folder().join("impostor");
+    spec.log = cluster.folder().join("impostor.log");
+    spec.join = vec![cluster.nodes[0].addresses().peer.to_string()];
+    refused(Node::new(spec), "MS-1202").await;
+    assert_eq!(cluster.members(0).await.len(), 3);
+}
+
+#[tokio::test]
+async fn data_of_another_cluster_is_refused_and_kept() {
+    let mut cluster = start(&plan(3)).await;
+    let mut other = Node::new(dev(spec(&cluster, "other")));
+    other.start().unwrap();
+    other.ready(cluster.client(), READY_WITHIN).await.unwrap();
+    cluster.nodes.push(other);
+    cluster.answer(3, &set("mine", 5)).await.value().unwrap();
+
+    let mut other = cluster.nodes.pop().unwrap();
+    other.kill();
+    let mut moved = Node::new(other.spec_mut().clone());
+    moved.spec_mut().arguments.clear();
+    moved.spec_mut().join = vec![cluster.nodes[0].addresses().peer.to_string()];
+    refused(moved, "MS-1203").await;
+
+    other.start().unwrap();
+    other.ready(cluster.client(), READY_WITHIN).await.unwrap();
+    cluster.nodes.push(other);
+    let kept = cluster.answer(3, &super::get("mine")).await;
+    assert_eq!(kept.value().unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_nothing_forms_no_cluster() {
+    let cluster = prepare(&plan(0)).await;
+    refused(Node::new(spec(&cluster, "lonely")), "MS-1206").await;
+}
+
+#[tokio::test]
+async fn two_of_three_expected_nodes_wait_for_the_third() {
+    let mut cluster = prepare(&plan(3)).await;
+    cluster.nodes[0].start().unwrap();
+    cluster.nodes[1].start().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for node in 0..2 {
+        let (status, _) = cluster.admin(node, "/readyz").await.unwrap();
+        assert_eq!(status, 503, "node {node} is ready without the third");
+    }
+    cluster.nodes[2].start().unwrap();
+    cluster.ready().await.unwrap();
+    assert_eq!(cluster.members(0).await.len(), 3);
+}
