@@ -18,7 +18,7 @@ use crate::backend::{
 };
 
 /// How often a node looks at itself, for its probes and status pages.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(500);
 /// Pairs of kinds that `locality` lists.
 const LOCALITY_ROWS: usize = 10;
 

@@ -19,6 +19,7 @@ pub mod kinds;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use mainstay_protocol::control::ClusterState;
 use mainstay_protocol::message::Failure;
 use tokio::sync::oneshot;
 
+use crate::clock;
 use crate::shard::commit::Saved;
 use crate::shard::turn::{Loaded, TurnBack};
 use crate::storage::JournalNews;
@@ -38,8 +40,8 @@ use core::Core;
 use inbox::Inbox;
 use inspect::Inspect;
 
-/// How often a lane looks at what only time changes: deadlines in queues, idle entities, saves.
-const TICK: Duration = Duration::from_millis(50);
+/// How often a lane looks at idle entities, saves and gauges. Deadlines have a timer of their own.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What reaches a lane.
 #[derive(Debug)]
@@ -155,6 +157,7 @@ async fn drain(inbox: LaneInbox, core: Core) {
 
 async fn drain_until_stopped(inbox: LaneInbox, mut core: Core) {
     let mut batch = Vec::new();
+    let mut timer = pin!(tokio::time::sleep(Duration::ZERO));
     let stopped = poll_fn(|context| {
         inbox.take(&mut batch, context);
         let arrived = !batch.is_empty();
@@ -168,6 +171,15 @@ async fn drain_until_stopped(inbox: LaneInbox, mut core: Core) {
         }
         if arrived || more {
             context.waker().wake_by_ref();
+        } else if let Some(at) = core.poll_timeout() {
+            let at = clock::to_tokio(at);
+            if timer.deadline() != at {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(context).is_ready() {
+                core.handle_timeout();
+                context.waker().wake_by_ref();
+            }
         }
         Poll::Pending
     })

@@ -138,7 +138,8 @@ fn every_file_says_what_it_is() {
 
 #[test]
 fn no_file_is_a_monster() {
-    for source in rust_files() {
+    // A file of nothing but tests has no line before them.
+    for source in rust_files().into_iter().filter(|file| !file.path.ends_with("/tests.rs")) {
         let lines = before_tests(&source.text).lines().count();
         assert!(
             lines <= FILE_LINES_MAX,

@@ -48,6 +48,8 @@ pub struct Core {
     saving: bool,
     /// A shard that is on its way out wants to be saved before the next one is due.
     save_wanted: bool,
+    /// No queued request's deadline is earlier.
+    next_deadline: Option<Instant>,
     stopping: Option<oneshot::Sender<()>>,
     shards_gauge: SharedGauge,
     bytes_gauge: SharedGauge,
@@ -90,6 +92,7 @@ impl Core {
             saved_last: ShardId(0),
             saving: false,
             save_wanted: false,
+            next_deadline: None,
             stopping: None,
             shards_gauge: SharedGauge::new(gauge!("mainstay_shards", "role" => "primary")),
             bytes_gauge: SharedGauge::new(gauge!(
@@ -189,6 +192,27 @@ impl Core {
         None
     }
 
+    /// When to call [`Self::handle_timeout`].
+    pub const fn poll_timeout(&self) -> Option<Instant> {
+        self.next_deadline
+    }
+
+    /// A deadline may have passed: requests that are still queued then are answered.
+    pub fn handle_timeout(&mut self) {
+        let now = clock::now();
+        self.next_deadline = None;
+        for (shard, host) in &mut self.shards {
+            let Some(serving) = host.serving() else { continue };
+            if let Some(next) = serving.handle_timeout(now) {
+                let earliest = self.next_deadline.map_or(next, |at| at.min(next));
+                self.next_deadline = Some(earliest);
+            }
+            if serving.touched {
+                self.touched.push(*shard);
+            }
+        }
+    }
+
     fn touch(&mut self, shard: ShardId) {
         self.touched.push(shard);
     }
@@ -209,7 +233,9 @@ impl Core {
         };
         match admission::check(&mut self.env, &envelope.request) {
             Ok(target) => {
-                let now = clock::now();
+                let (now, deadline) = (clock::now(), envelope.deadline);
+                self.next_deadline =
+                    Some(self.next_deadline.map_or(deadline, |at| at.min(deadline)));
                 serving.admit(&mut self.env, target, envelope, now);
                 if !serving.listed {
                     serving.listed = true;
@@ -416,11 +442,9 @@ impl Core {
             self.saved_at = now;
             self.save_some();
         }
-        for (shard, host) in &mut self.shards {
-            let Some(serving) = host.serving() else { continue };
-            serving.handle_tick(&mut self.env, now);
-            if serving.touched {
-                self.touched.push(*shard);
+        for host in self.shards.values() {
+            if let Some(serving) = host.is_serving() {
+                serving.note_waiting(&mut self.env, now);
             }
         }
         self.env.kinds.iter_mut().for_each(super::kinds::Kind::flush);

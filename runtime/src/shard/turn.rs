@@ -443,19 +443,23 @@ impl Serving {
         running.into_iter().collect()
     }
 
-    /// Time passed: requests whose deadline passed in a queue are answered, and entities that keep
-    /// others waiting are noted.
-    pub(crate) fn handle_tick(&mut self, env: &mut Env, now: Instant) {
+    /// Answers requests whose deadline passed in a queue; says when the next one passes.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Instant> {
+        if self.primary.poll_timeout().is_some_and(|at| at <= now) {
+            self.primary.handle_timeout(now);
+            self.touched = true;
+        }
+        self.primary.poll_timeout()
+    }
+
+    /// Notes the entities that keep others waiting.
+    pub(crate) fn note_waiting(&self, env: &mut Env, now: Instant) {
         for (slot, running) in &self.running {
             let waiting = self.primary.row(*slot).is_some_and(|(_, queued, _)| queued > 0);
             if waiting {
                 let kind = env.kinds.at(running.caller.kind);
                 kind.oldest = kind.oldest.max(now.saturating_since(running.began));
             }
-        }
-        if self.primary.poll_timeout().is_some_and(|at| at <= now) {
-            self.primary.handle_timeout(now);
-            self.touched = true;
         }
     }
 }
