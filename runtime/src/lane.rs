@@ -16,6 +16,7 @@ pub mod env;
 pub mod inbox;
 pub mod inspect;
 pub mod kinds;
+mod upkeep;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;

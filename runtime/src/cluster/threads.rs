@@ -134,6 +134,7 @@ fn share(limits: &Limits, lanes: u16) -> Limits {
     Limits {
         state_bytes: limits.state_bytes / lanes,
         dirty_bytes: limits.dirty_bytes / lanes,
+        dedup_bytes: limits.dedup_bytes / lanes,
         ..limits.clone()
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::Input;
 use super::env::Env;
 use crate::clock;
-use crate::metrics::{SharedGauge, float};
+use crate::metrics::SharedGauge;
 use crate::shard::commit::{Part, Saved};
 use crate::shard::{self, Opened, ShardHost, admission};
 use crate::storage::{Batch, CheckpointBatch, JournalNews};
@@ -23,8 +23,6 @@ use crate::transport::reply::Envelope;
 const TURNS_PER_SHARD: u32 = 16;
 /// Bytes of states that one save takes, and what one shard brings beyond.
 const SAVE_BYTES: u64 = 8 << 20;
-/// Idle entities that one tick lets go.
-const PASSIVATIONS_PER_TICK: u32 = 1_024;
 
 /// A lane's shards, and what they share.
 #[derive(Debug)]
@@ -32,7 +30,7 @@ pub struct Core {
     pub(super) env: Env,
     lanes: u16,
     turns_per_pass: u32,
-    save_every: std::time::Duration,
+    pub(super) save_every: std::time::Duration,
     pub(super) shards: BTreeMap<ShardId, ShardHost>,
     /// Shards with turns to run, each once.
     ready: VecDeque<ShardId>,
@@ -42,17 +40,17 @@ pub struct Core {
     /// Batches that the journal has not answered, by ticket, in order.
     tickets: BTreeMap<u64, Vec<Part>>,
     next_ticket: u64,
-    saved_at: Instant,
+    pub(super) saved_at: Instant,
     saved_last: ShardId,
     /// A save is under way.
     saving: bool,
     /// A shard that is on its way out wants to be saved before the next one is due.
-    save_wanted: bool,
+    pub(super) save_wanted: bool,
     /// No queued request's deadline is earlier.
     next_deadline: Option<Instant>,
     stopping: Option<oneshot::Sender<()>>,
-    shards_gauge: SharedGauge,
-    bytes_gauge: SharedGauge,
+    pub(super) shards_gauge: SharedGauge,
+    pub(super) bytes_gauge: SharedGauge,
 }
 
 /// What a lane is made of, beside what its shards share.
@@ -373,7 +371,7 @@ impl Core {
 
     /// Moves committed states of some shards into the snapshots: one batch at a time, the shards
     /// after the last ones first.
-    fn save_some(&mut self) {
+    pub(super) fn save_some(&mut self) {
         if self.saving {
             return;
         }
@@ -430,47 +428,6 @@ impl Core {
         match serving.poll_departure() {
             Some(departure) => (self.env.departures)(departure),
             None => self.save_wanted = true,
-        }
-    }
-
-    fn handle_tick(&mut self) {
-        let now = clock::now();
-        self.let_idle_go(now);
-        let due = now.saturating_since(self.saved_at) >= self.save_every;
-        if due || self.save_wanted {
-            self.save_wanted = false;
-            self.saved_at = now;
-            self.save_some();
-        }
-        for host in self.shards.values() {
-            if let Some(serving) = host.is_serving() {
-                serving.note_waiting(&mut self.env, now);
-            }
-        }
-        self.env.kinds.iter_mut().for_each(super::kinds::Kind::flush);
-        let serving = self.shards.values().filter(|host| host.is_serving().is_some()).count();
-        self.shards_gauge.set(float(serving as u64));
-        self.bytes_gauge.set(float(self.env.passivation.bytes()));
-    }
-
-    fn let_idle_go(&mut self, now: Instant) {
-        let mut stay = Vec::new();
-        for _ in 0..PASSIVATIONS_PER_TICK {
-            let over = self.env.passivation.over_budget();
-            let Some((_, (shard, slot))) = self.env.passivation.poll_candidate(now) else { break };
-            let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
-                continue;
-            };
-            match serving.passivate(&mut self.env, slot) {
-                Some(kind) if over => self.env.kinds.at(kind).passivated_memory.add(1),
-                Some(kind) => self.env.kinds.at(kind).passivated_idle.add(1),
-                None => stay.push((shard, slot)),
-            }
-        }
-        for (shard, slot) in stay {
-            if let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) {
-                serving.stays(&mut self.env, slot, now);
-            }
         }
     }
 
