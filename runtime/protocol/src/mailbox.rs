@@ -31,7 +31,7 @@ pub struct SourceId(pub u64);
 /// What is offered to a mailbox.
 #[derive(Debug)]
 pub struct Offer<M> {
-    /// Whose mailbox it is: told back by [`Mailboxes::take_expired`].
+    /// Whose mailbox it is: told back by [`Mailboxes::first_expired`].
     pub owner: u32,
     /// When the letter must have been taken.
     pub deadline: Instant,

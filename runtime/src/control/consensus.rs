@@ -9,7 +9,7 @@
 //!
 //! One group for the whole cluster: a few voters, every other member a learner, so that each node
 //! has the state locally. A member takes part under its disk's id: a wiped node is another member.
-//! Log and state are bounded: a snapshot every [`SNAPSHOT_EVERY`] entries, then the log is cut.
+//! Log and state are bounded: a snapshot every `SNAPSHOT_EVERY` entries, then the log is cut.
 
 mod network;
 mod store;
