@@ -8,6 +8,7 @@ SHELL := bash
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
 NAME ?= counter
+PART = $(filter-out counter,$(NAME))
 SEEDS ?= 200
 CASES ?= 20000
 SOAK_SECONDS ?= 600
@@ -49,8 +50,8 @@ soak: ## ten minutes with a stalled entity, a blocking handler and a client that
 	cargo build --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bins
 	cargo run --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bin soak -- --seconds $(SOAK_SECONDS)
 
-bench: ## the benchmarks of docs/performance.md
-	cargo bench --package mainstay-benches
+bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part
+	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART)
 
 cluster: ## three nodes with the demo's entities, until Ctrl-C
 	@cargo build --quiet --profile demo --package mainstay-examples --bin demo

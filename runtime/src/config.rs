@@ -164,7 +164,7 @@ impl Default for Config {
                 checkpoint_every: Duration::from_millis(500),
             },
             detection: Detection {
-                heartbeat: Duration::from_millis(200),
+                heartbeat: Duration::from_millis(250),
                 suspect_after: Duration::from_secs(1),
             },
         }

@@ -239,7 +239,8 @@ impl Node {
             self.transport.clone(),
             system.handle.clone(),
         );
-        let (keeper, identity) = (Arc::clone(storage), Arc::clone(&self.identity));
+        // Weak, so that ending the node closes its storage while handles of it are still about.
+        let (keeper, identity) = (Arc::downgrade(storage), Arc::clone(&self.identity));
         let (events, progress) = (self.events.clone(), Arc::clone(&self.progress));
         let setup = Setup {
             node: self.me.node.clone(),
@@ -253,6 +254,7 @@ impl Node {
             patience: Patience::default(),
             caller: Arc::new(Caller(channel)),
             keep: Arc::new(move |cluster| {
+                let keeper = keeper.upgrade().ok_or(std::io::ErrorKind::BrokenPipe)?;
                 keeper.set_cluster(cluster).map_err(std::io::Error::other)?;
                 identity.set_cluster(cluster);
                 Ok(())

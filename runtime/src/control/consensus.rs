@@ -53,7 +53,7 @@ const CAUGHT_UP: u64 = 100;
 /// When consensus counts its leader as gone.
 ///
 /// A follower elects at its last message from the leader + `election_max` + a random span of
-/// `election_min..election_max`, so the default takes 1.3 to 1.6 s. The write path never waits for
+/// `election_min..election_max`, so the default takes 1.6 to 2 s. The write path never waits for
 /// it, so it is chosen for two saturated cores and a disk that stalls for tens of milliseconds:
 /// 8 lost heartbeats in a row. An append that takes longer than `heartbeat` is sent again.
 #[derive(Debug, Clone, Copy)]
@@ -69,9 +69,9 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
-            election_min: Duration::from_millis(500),
-            election_max: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(600),
+            election_max: Duration::from_secs(1),
         }
     }
 }

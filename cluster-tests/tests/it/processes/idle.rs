@@ -6,6 +6,10 @@ use mainstay_cluster_tests::processes::{Node, READY_WITHIN, Spec};
 
 use super::{TESTNODE, plan, prepare, start};
 
+/// Of a core. The promise is for an optimised build; the one that most tests run is not, and takes
+/// two to three times as long for the same heartbeats.
+const SHARE_MAX: f64 = if cfg!(debug_assertions) { 0.03 } else { 0.01 };
+
 #[tokio::test]
 async fn an_idle_node_uses_less_than_a_hundredth_of_a_core() {
     let cluster = start(&plan(3)).await;
@@ -17,7 +21,7 @@ async fn an_idle_node_uses_less_than_a_hundredth_of_a_core() {
     for (node, before) in cluster.nodes.iter().zip(before) {
         let used = node.cpu().unwrap().saturating_sub(before);
         let share = used.as_secs_f64() / window.as_secs_f64();
-        assert!(share < 0.01, "{} used {:.2} % of a core", node.name(), share * 100.0);
+        assert!(share < SHARE_MAX, "{} used {:.2} % of a core", node.name(), share * 100.0);
     }
 }
 
