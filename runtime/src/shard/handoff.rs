@@ -29,7 +29,10 @@ pub enum Departing {
         to: Handoff,
     },
     /// The mover has been told.
-    Ready,
+    Ready {
+        /// Where it goes.
+        to: Handoff,
+    },
 }
 
 /// A shard that is ready to be copied: it stands still, and all of it is in the tables.
@@ -54,11 +57,18 @@ impl Serving {
     pub(crate) fn handle_plan(&mut self, env: &mut Env, config: &ShardConfig) {
         match (&self.handoff, &config.handoff) {
             (Departing::No, Some(to)) => self.begin_departure(env, to.clone()),
-            (Departing::Stopping { .. } | Departing::Ready, None) => {
+            (Departing::Stopping { .. } | Departing::Ready { .. }, None) => {
                 self.handoff = Departing::No;
                 self.primary.resume_admission();
             }
-            (Departing::No, None) | (Departing::Stopping { .. } | Departing::Ready, Some(_)) => {}
+            // The move was given up and planned anew between two looks at it: the mover of the old
+            // plan ends by itself.
+            (Departing::Stopping { to } | Departing::Ready { to }, Some(other)) if to != other => {
+                self.handoff = Departing::Stopping { to: other.clone() };
+                self.touched = true;
+            }
+            (Departing::No, None)
+            | (Departing::Stopping { .. } | Departing::Ready { .. }, Some(_)) => {}
         }
     }
 
@@ -97,7 +107,7 @@ impl Serving {
                 .map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()))
                 .collect(),
         };
-        self.handoff = Departing::Ready;
+        self.handoff = Departing::Ready { to: departure.to.clone() };
         Some(departure)
     }
 
