@@ -92,15 +92,18 @@ impl Mover {
     /// A shard is ready to go: the copy begins. The director bounds how many are under way.
     pub fn depart(&self, departure: Departure) {
         let this = self.clone();
-        self.runtime.spawn(async move { this.carry(departure).await });
+        self.runtime.spawn(async move {
+            this.carry(&departure).await;
+            (departure.ended)();
+        });
     }
 
-    async fn carry(self, departure: Departure) {
+    async fn carry(self, departure: &Departure) {
         let began = clock::now();
         let mut outcome = "aborted";
-        while self.planned(&departure).is_some() {
-            match self.copy(&departure).await {
-                Ok(to) => match self.complete(&departure, to).await {
+        while self.planned(departure).is_some() {
+            match self.copy(departure).await {
+                Ok(to) => match self.complete(departure, to).await {
                     Ok(()) => {
                         outcome = "ok";
                         break;

@@ -28,6 +28,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::FutureExt;
 use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::id::{Epoch, ShardId};
 use mainstay_protocol::message::Failure;
 use tokio::sync::oneshot;
 
@@ -59,6 +60,8 @@ pub enum Input {
     Saved(Saved),
     /// A shard's records were read, after it moved here.
     Opened(Box<crate::shard::Opened>),
+    /// The mover of a shard that served in this epoch has ended.
+    MoverEnded(ShardId, Epoch),
     /// The map changed.
     Map(Arc<ClusterState>),
     /// Somebody asks how things are.

@@ -122,6 +122,11 @@ impl Core {
             }
             Input::Saved(saved) => self.handle_saved(saved),
             Input::Opened(opened) => self.handle_opened(*opened),
+            Input::MoverEnded(shard, epoch) => self.with_serving(shard, |serving, _| {
+                if serving.epoch == epoch {
+                    serving.handle_mover_ended();
+                }
+            }),
             Input::Map(map) => self.handle_map(map),
             Input::Inspect(question) => self.answer(question),
             Input::Tick => self.handle_tick(),
@@ -425,7 +430,7 @@ impl Core {
         if !serving.wants_save() {
             return;
         }
-        match serving.poll_departure() {
+        match serving.poll_departure(&self.env) {
             Some(departure) => (self.env.departures)(departure),
             None => self.save_wanted = true,
         }

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!   No --map plans a move--> Stopping --drained, saved--> Ready (the mover copies)
-//!    ^                          |                            |
-//!    +----- the map gave the move up, in the same epoch -----+--> the map names the target: gone
+//!    ^                          |  ^                         |  |
+//!    |                          |  +-- the mover gave up ----+  |
+//!    +----- the map gave the move up, in the same epoch --------+--> the map names the target: gone
 //! ```
+//! Lane and mover look at the map at different moments, and either may miss a plan between two
+//! others. So the mover says when it ends, and the lane then goes by the map that it has.
+//!
 //! Between `Stopping` and the target's first epoch nobody serves the shard: callers are told to
 //! look again, and do so by themselves.
 
@@ -15,10 +19,11 @@ use mainstay_protocol::time::LogTime;
 
 use super::dirty::Remembered;
 use super::{Serving, Stage};
+use crate::lane::Input;
 use crate::lane::env::Env;
 
 /// How far a shard is on its way out.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub enum Departing {
     /// It stays.
     #[default]
@@ -35,8 +40,45 @@ pub enum Departing {
     },
 }
 
+/// What a lane does about a change of the plan.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Begin,
+    Resume,
+    Nothing,
+}
+
+impl Departing {
+    /// The map plans this now.
+    fn handle_plan(&mut self, planned: Option<&Handoff>) -> Step {
+        match (&*self, planned) {
+            (Self::No, Some(to)) => {
+                *self = Self::Stopping { to: to.clone() };
+                Step::Begin
+            }
+            (Self::Stopping { .. } | Self::Ready { .. }, None) => {
+                *self = Self::No;
+                Step::Resume
+            }
+            (Self::Stopping { to } | Self::Ready { to }, Some(other)) if to != other => {
+                *self = Self::Stopping { to: other.clone() };
+                Step::Nothing
+            }
+            (Self::No, None) | (Self::Stopping { .. } | Self::Ready { .. }, Some(_)) => {
+                Step::Nothing
+            }
+        }
+    }
+
+    /// The mover ended without having moved the shard.
+    fn handle_mover_ended(&mut self) {
+        if let Self::Ready { to } = self {
+            *self = Self::Stopping { to: to.clone() };
+        }
+    }
+}
+
 /// A shard that is ready to be copied: it stands still, and all of it is in the tables.
-#[derive(Debug)]
 pub struct Departure {
     /// The shard.
     pub shard: ShardId,
@@ -50,31 +92,35 @@ pub struct Departure {
     pub log_time: LogTime,
     /// Its records that make commands take effect once.
     pub dedup: Vec<Remembered>,
+    /// To be called when the mover ends, whatever came of it.
+    pub ended: Box<dyn FnOnce() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Departure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Departure").field("shard", &self.shard).finish_non_exhaustive()
+    }
 }
 
 impl Serving {
     /// The map plans a move, or gives one up.
     pub(crate) fn handle_plan(&mut self, env: &mut Env, config: &ShardConfig) {
-        match (&self.handoff, &config.handoff) {
-            (Departing::No, Some(to)) => self.begin_departure(env, to.clone()),
-            (Departing::Stopping { .. } | Departing::Ready { .. }, None) => {
-                self.handoff = Departing::No;
-                self.primary.resume_admission();
-            }
-            // The move was given up and planned anew between two looks at it: the mover of the old
-            // plan ends by itself.
-            (Departing::Stopping { to } | Departing::Ready { to }, Some(other)) if to != other => {
-                self.handoff = Departing::Stopping { to: other.clone() };
-                self.touched = true;
-            }
-            (Departing::No, None)
-            | (Departing::Stopping { .. } | Departing::Ready { .. }, Some(_)) => {}
+        match self.handoff.handle_plan(config.handoff.as_ref()) {
+            Step::Begin => self.begin_departure(env),
+            Step::Resume => self.primary.resume_admission(),
+            Step::Nothing => {}
         }
+        self.touched = true;
     }
 
-    fn begin_departure(&mut self, env: &mut Env, to: Handoff) {
+    /// The mover ended; if it moved the shard, the map says so sooner or later.
+    pub(crate) fn handle_mover_ended(&mut self) {
+        self.handoff.handle_mover_ended();
+        self.touched = true;
+    }
+
+    fn begin_departure(&mut self, env: &mut Env) {
         let refusal = env.not_primary(None::<NodeId>);
-        self.handoff = Departing::Stopping { to };
         self.primary.stop_admission(refusal.clone());
         // Turns that can be called back run again at the target, under the same request id.
         let (back, stay): (Vec<_>, Vec<_>) =
@@ -87,11 +133,10 @@ impl Serving {
             }
             self.end_turn(env, slot, turn, Done::NotActivated { failure });
         }
-        self.touched = true;
     }
 
     /// Everything is out, committed and saved: ready to be copied. Says so once.
-    pub(crate) fn poll_departure(&mut self) -> Option<Departure> {
+    pub(crate) fn poll_departure(&mut self, env: &Env) -> Option<Departure> {
         let Departing::Stopping { to } = &self.handoff else { return None };
         if !self.primary.is_drained() || self.in_flight > 0 || !self.dirty.clean() {
             return None;
@@ -106,6 +151,10 @@ impl Serving {
             dedup: kept
                 .map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()))
                 .collect(),
+            ended: {
+                let (inbox, shard, epoch) = (env.inbox.clone(), self.shard, self.epoch);
+                Box::new(move || drop(inbox.push(Input::MoverEnded(shard, epoch))))
+            },
         };
         self.handoff = Departing::Ready { to: departure.to.clone() };
         Some(departure)
@@ -124,5 +173,42 @@ impl super::ShardHost {
             Stage::Waiting(records) => Some((records.log_time, records.epoch)),
             Stage::Opening | Stage::Serving(_) | Stage::Closing(_) | Stage::Leaving => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mainstay_protocol::id::DiskId;
+
+    fn to(node: &str) -> Handoff {
+        Handoff { to: NodeId::new(node).unwrap(), disk: DiskId::from_bytes([1; 16]) }
+    }
+
+    /// A drain under load stood still: the director gave a plan up and made another, the lane saw
+    /// only the second, and the shard went on to be ready for a target that nobody expected.
+    #[test]
+    fn a_move_planned_anew_for_another_target_starts_over() {
+        let mut departing = Departing::No;
+        assert_eq!(departing.handle_plan(Some(&to("n2"))), Step::Begin);
+        departing = Departing::Ready { to: to("n2") };
+        assert_eq!(departing.handle_plan(Some(&to("n3"))), Step::Nothing);
+        assert_eq!(departing, Departing::Stopping { to: to("n3") });
+    }
+
+    /// The mover may see that a plan is gone, and the lane only that it is there again.
+    #[test]
+    fn a_mover_that_gave_up_is_sent_again_while_the_lane_sees_a_plan() {
+        let mut departing = Departing::Ready { to: to("n2") };
+        departing.handle_mover_ended();
+        assert_eq!(departing, Departing::Stopping { to: to("n2") });
+    }
+
+    #[test]
+    fn a_plan_that_is_given_up_lets_requests_in_again() {
+        let mut departing = Departing::Ready { to: to("n2") };
+        assert_eq!(departing.handle_plan(None), Step::Resume);
+        departing.handle_mover_ended();
+        assert_eq!(departing, Departing::No);
     }
 }
