@@ -41,7 +41,7 @@ test-cluster: ## only the tests that start node processes
 	@.ci/tests cluster
 
 sim: ## the simulator: SEEDS=200 runs that many, SEED=7 repeats one
-	MAINSTAY_SIM_SEEDS=$(SEEDS) MAINSTAY_SIM_SEED=$(SEED) cargo test --release --package mainstay-cluster-tests --lib -- sim --nocapture
+	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 fuzz: ## property tests with many more cases: CASES=20000
 	PROPTEST_CASES=$(CASES) cargo test --release --package mainstay-protocol --package mainstay

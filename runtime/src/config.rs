@@ -92,6 +92,9 @@ pub struct Limits {
     pub state_bytes: u64,
     /// Bytes of records that make commands take effect once; beyond it keyed commands are refused.
     pub dedup_bytes: u64,
+    /// How long such a record is kept, in the log time of its shard. A retry that comes later runs
+    /// again.
+    pub dedup_retention: Duration,
     /// Bytes of state that is in the journal but not yet in a snapshot; beyond it writes wait.
     pub dirty_bytes: u64,
     /// Connections from peers and clients.
@@ -154,6 +157,7 @@ impl Default for Config {
                 uncommitted_entries: 4096,
                 state_bytes: 1 << 30,
                 dedup_bytes: 256 << 20,
+                dedup_retention: Duration::from_secs(24 * 60 * 60),
                 dirty_bytes: 256 << 20,
                 connections: 4096,
                 deadline_max: Duration::from_secs(300),

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crashes;
+mod disk;
 mod forming;
 mod identity;
 mod idle;

@@ -90,6 +90,15 @@ impl Checking<'_> {
                 detection.heartbeat, detection.suspect_after
             )
         });
+        let limits = &settings.runtime.limits;
+        let enough = limits.deadline_max <= limits.dedup_retention;
+        self.require(enough, "limits.dedup_retention", || {
+            format!(
+                "must be at least limits.deadline_max, {:?}, found {:?}: a retry within its \
+                 deadline would otherwise run again",
+                limits.deadline_max, limits.dedup_retention
+            )
+        });
         for (path, span) in [
             ("detection.heartbeat", detection.heartbeat),
             ("limits.deadline_max", settings.runtime.limits.deadline_max),

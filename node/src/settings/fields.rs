@@ -145,6 +145,8 @@ fields! {
         "Bytes of entity state in memory; beyond it the idlest entities are passivated.";
     "limits.dedup_bytes": runtime.limits.dedup_bytes =>
         "Bytes of idempotency records; beyond it commands with a key are refused.";
+    "limits.dedup_retention": runtime.limits.dedup_retention =>
+        "How long an idempotency key is remembered: a retry after that runs again.";
     "limits.dirty_bytes": runtime.limits.dirty_bytes =>
         "Bytes of state in the journal but in no snapshot yet; beyond it writes wait.";
     "limits.connections": runtime.limits.connections in 1..=1_000_000 =>

@@ -60,6 +60,10 @@ impl Kept {
         };
         RECORD_OVERHEAD + (self.record.key.as_str().len() + reply) as u64
     }
+
+    fn into_name(self) -> Expired {
+        (self.entity, self.record.key)
+    }
 }
 
 /// What a command is known by.
@@ -94,13 +98,19 @@ pub struct Table {
     index: Index,
     seed: u64,
     bytes: u64,
+    /// What left for its age, until the host takes it to remove it from disk.
+    expired: Vec<Expired>,
 }
+
+/// A record that is older than the retention: its entity and its key.
+pub type Expired = (EntityId, IdempotencyKey);
 
 impl Table {
     /// The table of these records, in any order and some of them perhaps twice, at this log time.
     /// `seed` spreads hashes and decides nothing.
     pub fn new(config: Config, seed: u64, mut records: Vec<Kept>, log_time: LogTime) -> Self {
-        records.retain(|kept| log_time.saturating_since(kept.log_time) <= config.retention);
+        let old = |kept: &mut Kept| log_time.saturating_since(kept.log_time) > config.retention;
+        let expired = records.extract_if(.., old).map(Kept::into_name).collect();
         records.sort_by_key(|kept| kept.log_time);
         let mut this = Self {
             config,
@@ -109,6 +119,7 @@ impl Table {
             index: Index::default(),
             seed,
             bytes: 0,
+            expired,
         };
         for kept in records {
             if this.position(&kept.entity, &kept.record.key).is_none() {
@@ -153,17 +164,31 @@ impl Table {
             if log_time.saturating_since(kept.log_time) <= self.config.retention {
                 return;
             }
-            self.forget_oldest();
+            let expired = self.forget_oldest().map(Kept::into_name);
+            self.expired.extend(expired);
         }
     }
 
     /// Forgets the oldest record, whatever its age.
-    pub(crate) fn forget_oldest(&mut self) {
-        if let Some(kept) = self.records.pop_front() {
-            self.index.remove(self.hash(&kept.entity, &kept.record.key), self.first);
-            self.bytes -= kept.bytes();
-            self.first = self.first.wrapping_add(1);
-        }
+    pub(crate) fn forget_oldest(&mut self) -> Option<Kept> {
+        let kept = self.records.pop_front()?;
+        self.index.remove(self.hash(&kept.entity, &kept.record.key), self.first);
+        self.bytes -= kept.bytes();
+        self.first = self.first.wrapping_add(1);
+        Some(kept)
+    }
+
+    /// What expired since the last call, to be removed from disk; not a key that is in use again,
+    /// whose new record takes the old one's place.
+    pub fn take_expired(&mut self) -> Vec<Expired> {
+        let mut expired = std::mem::take(&mut self.expired);
+        expired.retain(|(entity, key)| self.position(entity, key).is_none());
+        expired
+    }
+
+    /// Their removal failed: the next call of [`take_expired`](Self::take_expired) has them again.
+    pub fn put_back_expired(&mut self, expired: Vec<Expired>) {
+        self.expired.extend(expired);
     }
 
     /// Whether the budget has room for one more keyed call beside `in_flight` others.
@@ -307,7 +332,7 @@ impl<W> Flights<W> {
     }
 
     /// Callers that joined.
-    pub const fn joined(&self) -> u32 {
+    pub fn joined(&self) -> u32 {
         self.waiters.len()
     }
 
@@ -375,6 +400,20 @@ mod tests {
         table.expire(LogTime(160_001));
         assert!(table.is_empty());
         assert_eq!((table.bytes(), find(&table, 1, 5)), (0, Found::Absent));
+    }
+
+    #[test]
+    fn what_expired_is_told_once_and_a_key_in_use_again_is_not() {
+        let config = Config { retention: Duration::from_secs(60), bytes_max: 1 << 20 };
+        let records = vec![kept(1, 1), kept(2, 1), kept(2, 100), kept(3, 50)];
+        let mut table = Table::new(config, 1, records, LogTime(100_000));
+        assert_eq!(table.take_expired(), [(entity(1), key(1))], "key 2 has a younger record");
+        table.expire(LogTime(120_000));
+        let expired = table.take_expired();
+        assert_eq!(expired, [(entity(0), key(3))]);
+        assert_eq!(table.take_expired(), []);
+        table.put_back_expired(expired);
+        assert_eq!(table.take_expired(), [(entity(0), key(3))]);
     }
 
     #[test]

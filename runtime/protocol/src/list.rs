@@ -8,6 +8,8 @@
 //! costs two integers and not a buffer. Ids are given out in a fixed order, so that equal histories
 //! give equal ids.
 
+use slab::Slab;
+
 /// No node.
 const NONE: u32 = u32::MAX;
 /// In `prev` of a node that is on no list.
@@ -43,72 +45,59 @@ impl List {
 struct Node<T> {
     prev: u32,
     next: u32,
-    /// `None` while the node is free; `next` then leads to the next free one.
-    value: Option<T>,
+    value: T,
 }
 
 /// The nodes.
 #[derive(Debug)]
-pub(crate) struct Pool<T> {
-    nodes: Vec<Node<T>>,
-    free: u32,
-    len: u32,
-}
+pub(crate) struct Pool<T>(Slab<Node<T>>);
 
 impl<T> Pool<T> {
     pub(crate) const fn new() -> Self {
-        Self { nodes: Vec::new(), free: NONE, len: 0 }
+        Self(Slab::new())
     }
 
-    pub(crate) const fn len(&self) -> u32 {
-        self.len
+    pub(crate) fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).expect("ids are 32 bits")
     }
 
     /// Puts a value into a node that is on no list.
     pub(crate) fn insert(&mut self, value: T) -> u32 {
-        self.len += 1;
-        let node = Node { prev: LOOSE, next: NONE, value: Some(value) };
-        if self.free == NONE {
-            let id = u32::try_from(self.nodes.len()).expect("fewer than 2^32 nodes are in use");
-            assert!(id < LOOSE, "a pool is full");
-            self.nodes.push(node);
-            return id;
-        }
-        let id = self.free;
-        self.free = self.nodes[id as usize].next;
-        self.nodes[id as usize] = node;
+        let id = self.0.insert(Node { prev: LOOSE, next: NONE, value });
+        let id = u32::try_from(id).expect("fewer than 2^32 nodes are in use");
+        assert!(id < LOOSE, "a pool is full");
         id
     }
 
     /// Takes the value of a node that is on no list, and frees the node.
     pub(crate) fn remove(&mut self, id: u32) -> T {
-        let node = &mut self.nodes[id as usize];
+        let node = self.0.remove(id as usize);
         assert!(node.prev == LOOSE, "a node leaves its list before it leaves the pool");
-        let value = node.value.take().expect("a node is removed once");
-        node.next = self.free;
-        self.free = id;
-        self.len -= 1;
-        value
+        node.value
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        self.nodes.get(id as usize)?.value.as_ref()
+        Some(&self.0.get(id as usize)?.value)
     }
 
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
-        self.nodes.get_mut(id as usize)?.value.as_mut()
+        Some(&mut self.0.get_mut(id as usize)?.value)
+    }
+
+    fn node(&mut self, id: u32) -> &mut Node<T> {
+        &mut self.0[id as usize]
     }
 
     pub(crate) fn push_back(&mut self, list: &mut List, id: u32) {
         let tail = list.tail;
-        let node = &mut self.nodes[id as usize];
-        debug_assert!(node.value.is_some() && node.prev == LOOSE, "a node is on one list at most");
+        let node = self.node(id);
+        debug_assert!(node.prev == LOOSE, "a node is on one list at most");
         node.prev = tail;
         node.next = NONE;
         if tail == NONE {
             list.head = id;
         } else {
-            self.nodes[tail as usize].next = id;
+            self.node(tail).next = id;
         }
         list.tail = id;
         list.len += 1;
@@ -116,8 +105,8 @@ impl<T> Pool<T> {
 
     /// Takes a node off the list that it is on, which must be this one.
     pub(crate) fn unlink(&mut self, list: &mut List, id: u32) {
-        let node = &mut self.nodes[id as usize];
-        assert!(node.prev != LOOSE && node.value.is_some(), "only a listed node is taken off");
+        let node = self.node(id);
+        assert!(node.prev != LOOSE, "only a listed node is taken off");
         let (prev, next) = (node.prev, node.next);
         node.prev = LOOSE;
         node.next = NONE;
@@ -125,13 +114,13 @@ impl<T> Pool<T> {
             debug_assert!(list.head == id, "the node is on another list");
             list.head = next;
         } else {
-            self.nodes[prev as usize].next = next;
+            self.node(prev).next = next;
         }
         if next == NONE {
             debug_assert!(list.tail == id, "the node is on another list");
             list.tail = prev;
         } else {
-            self.nodes[next as usize].prev = prev;
+            self.node(next).prev = prev;
         }
         list.len -= 1;
     }
@@ -157,20 +146,21 @@ impl<T> Pool<T> {
 
     /// The ids and values in use, by id.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        (0..).zip(&self.nodes).filter_map(|(id, node)| Some((id, node.value.as_ref()?)))
+        let id = |id| u32::try_from(id).expect("ids are 32 bits");
+        self.0.iter().map(move |(at, node)| (id(at), &node.value))
     }
 
     /// The ids of a list, first to last.
     #[cfg(test)]
     fn ids(&self, list: &List) -> impl Iterator<Item = u32> {
         std::iter::successors(list.front(), |&id| {
-            Some(self.nodes[id as usize].next).filter(|&next| next != NONE)
+            Some(self.0[id as usize].next).filter(|&next| next != NONE)
         })
     }
 
     /// All values, by id; the lists through this pool end with it.
     pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
-        self.nodes.into_iter().filter_map(|node| node.value)
+        self.0.into_iter().map(|(_, node)| node.value)
     }
 }
 

@@ -267,12 +267,12 @@ impl<M> Mailboxes<M> {
     }
 
     /// Letters, waiting ones counted.
-    pub const fn len(&self) -> u32 {
+    pub fn len(&self) -> u32 {
         self.letters.len()
     }
 
     /// No letters at all.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.letters.len() == 0
     }
 

@@ -44,6 +44,8 @@ pub struct Core {
     saved_last: ShardId,
     /// A save is under way.
     saving: bool,
+    /// The last save failed, which was logged.
+    saves_fail: bool,
     /// A shard that is on its way out wants to be saved before the next one is due.
     pub(super) save_wanted: bool,
     /// No queued request's deadline is earlier.
@@ -89,6 +91,7 @@ impl Core {
             saved_at: clock::now(),
             saved_last: ShardId(0),
             saving: false,
+            saves_fail: false,
             save_wanted: false,
             next_deadline: None,
             stopping: None,
@@ -412,9 +415,16 @@ impl Core {
 
     fn handle_saved(&mut self, saved: Saved) {
         self.saving = false;
-        if let Err(error) = &saved.result {
-            tracing::warn!(%error, "a snapshot failed; the journal keeps what it holds");
+        let failed = saved.result.as_ref().err();
+        match failed {
+            // Said once: on a full disk every tick fails.
+            Some(error) if !self.saves_fail => {
+                tracing::warn!(%error, "a snapshot failed; the journal keeps what it holds");
+            }
+            None if self.saves_fail => tracing::info!("snapshots are taken again"),
+            Some(_) | None => {}
         }
+        self.saves_fail = failed.is_some();
         for part in saved.parts {
             let shard = part.mark.shard;
             if let Some(host) = self.shards.get_mut(&shard) {

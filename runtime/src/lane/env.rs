@@ -93,12 +93,11 @@ impl CallPort for NoPort {
 impl Env {
     /// The limits of each shard of this lane.
     pub fn shard_limits(&self) -> rules::Config {
-        let retention = rules::Config::default().dedup;
         // What is free of it is shared out anew at every tick.
         let bytes_max = self.limits.dedup_bytes / DEDUP_SHARE;
         rules::Config {
             uncommitted_entries_max: self.limits.uncommitted_entries,
-            dedup: dedup::Config { bytes_max, ..retention },
+            dedup: dedup::Config { bytes_max, retention: self.limits.dedup_retention },
             hash_seed: u64::from(self.lane) ^ self.me.boot.0,
             ..rules::Config::default()
         }

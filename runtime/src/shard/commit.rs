@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mainstay_protocol::dedup::Expired;
 use mainstay_protocol::entry::Segment;
 use mainstay_protocol::id::{EntityId, Epoch, Seq, ShardId};
 use tracing::Span;
@@ -59,6 +60,8 @@ pub struct Saving {
     pub mark: ShardMark,
     /// What goes into them.
     pub save: Save,
+    /// Dedup records that expired: they leave the disk.
+    pub forget: Vec<Expired>,
 }
 
 /// A save of some shards of a lane is over.
@@ -125,11 +128,15 @@ impl ShardHost {
         };
         let save = self.dirty()?.begin_save()?;
         let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
-        Some(Saving { mark, save })
+        let forget = self.serving().map(|serving| serving.primary.take_expired());
+        Some(Saving { mark, save, forget: forget.unwrap_or_default() })
     }
 
     /// A save is over; the caller logs a failure.
     pub fn handle_saved(&mut self, env: &Env, saving: Saving, durable: bool) {
+        if !durable && let Some(serving) = self.serving() {
+            serving.primary.put_back_expired(saving.forget);
+        }
         let Some(dirty) = self.dirty() else { return };
         let before = dirty.bytes();
         if durable {
@@ -157,6 +164,8 @@ impl Saving {
             log_time: *log_time,
             record: record.clone(),
         }));
+        let forget = self.forget.iter();
+        batch.forget.extend(forget.map(|(entity, key)| (shard, entity.clone(), key.clone())));
         batch.shards.push(self.mark);
     }
 

@@ -103,10 +103,6 @@ impl Writer {
         for row in &batch.dedup {
             changes.push(dedup_change(row, self.meta(row.shard).generation));
         }
-        for (shard, entity, key) in &batch.forget {
-            let generation = self.meta(*shard).generation;
-            changes.push(Change::Forget(tables::dedup_key(*shard, generation, entity, key)));
-        }
         for mark in &batch.shards {
             let meta = self.meta(mark.shard);
             let stands = meta.applied;
@@ -114,6 +110,11 @@ impl Writer {
             let applied = mark.applied.max(stands);
             let meta = ShardMeta { applied, log_time: mark.log_time, epoch: mark.epoch, ..meta };
             changes.push(Change::Shard(mark.shard, meta));
+        }
+        // after the mark: a record must not be gone while the stored log time says that it counts
+        for (shard, entity, key) in &batch.forget {
+            let generation = self.meta(*shard).generation;
+            changes.push(Change::Forget(tables::dedup_key(*shard, generation, entity, key)));
         }
         self.write(changes)
     }

@@ -68,12 +68,12 @@ impl<H> Held<H> {
     }
 
     /// How much is held.
-    pub const fn len(&self) -> u32 {
+    pub fn len(&self) -> u32 {
         self.waiting.len()
     }
 
     /// Nothing is held.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.waiting.len() == 0
     }
 

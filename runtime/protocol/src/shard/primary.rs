@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::dedup::{Flights, Kept, Table};
+use crate::dedup::{Expired, Flights, Kept, Table};
 use crate::entry::{Op, Segment};
 use crate::id::{EntityId, Epoch, NodeId, Seq, ShardId, Token};
 use crate::list::Pool;
@@ -326,27 +326,27 @@ impl<T> Primary<T> {
     }
 
     /// Requests in mailboxes and waiting rooms.
-    pub const fn queued(&self) -> u32 {
+    pub fn queued(&self) -> u32 {
         self.mailboxes.len()
     }
 
     /// Turns that run.
-    pub const fn running(&self) -> u32 {
+    pub fn running(&self) -> u32 {
         self.turns.len()
     }
 
     /// Replies that wait for the watermark, or to be polled.
-    pub const fn pending(&self) -> u32 {
+    pub fn pending(&self) -> u32 {
         self.held.len()
     }
 
     /// Requests inside, wherever they are.
-    pub const fn requests(&self) -> u32 {
+    pub fn requests(&self) -> u32 {
         self.queued() + self.flights.joined() + self.running() + self.pending()
     }
 
     /// Entities with a row.
-    pub const fn entities(&self) -> u32 {
+    pub fn entities(&self) -> u32 {
         self.rows.len()
     }
 
@@ -374,6 +374,16 @@ impl<T> Primary<T> {
     /// Changes the budget of those records.
     pub const fn set_dedup_bytes_max(&mut self, bytes_max: u64) {
         self.dedup.set_bytes_max(bytes_max);
+    }
+
+    /// See [`Table::take_expired`].
+    pub fn take_expired(&mut self) -> Vec<Expired> {
+        self.dedup.take_expired()
+    }
+
+    /// See [`Table::put_back_expired`].
+    pub fn put_back_expired(&mut self, expired: Vec<Expired>) {
+        self.dedup.put_back_expired(expired);
     }
 
     /// What happened since the epoch began.

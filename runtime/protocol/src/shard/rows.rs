@@ -104,7 +104,7 @@ impl Rows {
         self.ready.len()
     }
 
-    pub(super) const fn len(&self) -> u32 {
+    pub(super) fn len(&self) -> u32 {
         self.pool.len()
     }
 

@@ -1,0 +1,167 @@
+//! Disks that fill up or rot, and what leaves them by itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mainstay_cluster_tests::processes::Question;
+use serde_json::json;
+
+use super::{SOON, append, get, plan, prepare, set, start};
+use crate::skipped;
+
+/// A small file system in memory, mounted for the length of a test.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Nothing when this process may not mount.
+    fn mount(at: &Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(at);
+        mount.output().ok()?.status.success().then(|| Self(at.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Writes until the disk takes no more, then gives `spare` bytes back.
+    fn fill(&self, spare: u64) {
+        let file = fs::File::options().create(true).append(true).open(self.filler()).unwrap();
+        let mut step = 1 << 20;
+        while step > 0 {
+            if std::io::Write::write_all(&mut &file, &vec![0; step]).is_err() {
+                step /= 4;
+            }
+        }
+        let length = file.metadata().unwrap().len();
+        file.set_len(length.saturating_sub(spare)).unwrap();
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.filler()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A mount that is left behind is worse than an error that nobody can act on.
+        Command::new("umount").arg("-l").arg(&self.0).output().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_commands_serves_queries_and_goes_on_when_there_is_space() {
+    let plan = plan(1).set("storage.reserve_bytes", "32MiB");
+    let mut cluster = prepare(&plan).await;
+    let at = cluster.nodes[0].spec_mut().data.clone();
+    let Some(disk) = SmallDisk::mount(&at, "128m") else {
+        skipped("mounting a tmpfs needs root");
+        return;
+    };
+    cluster.nodes[0].start().unwrap();
+    cluster.ready().await.unwrap();
+    cluster.value(0, &set("before", 1)).await;
+
+    disk.fill(16 << 20);
+    let began = Instant::now();
+    let refused = loop {
+        // One that came in before the node noticed waits for space until its deadline.
+        let question = set("while-full", 2).deadline(Duration::from_secs(1));
+        let answer = cluster.answer(0, &question).await;
+        if answer.status == 429 {
+            break answer;
+        }
+        assert!(began.elapsed() < SOON, "a disk below its reserve takes commands");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!((refused.code(), refused.body["bound"].as_str()), ("MS-2101", Some("disk")));
+    assert_eq!(cluster.answer(0, &get("before")).await.value().unwrap(), 1);
+
+    disk.free();
+    cluster.value(0, &set("after", 3)).await;
+
+    // Not one free block, and a crash: it says why it does not serve, or serves what it has.
+    disk.fill(0);
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start().unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(cluster.nodes[0].log().contains("MS-1104"), "{}", cluster.nodes[0].log_tail(20));
+    assert!(!cluster.nodes[0].log().contains("panicked"), "{}", cluster.nodes[0].log_tail(20));
+    cluster.nodes[0].kill();
+    disk.free();
+    cluster.restart(0).await.unwrap();
+    assert_eq!(cluster.value(0, &get("before")).await, 1);
+    assert_eq!(cluster.value(0, &get("after")).await, 3);
+    cluster.value(0, &set("again", 4)).await;
+    cluster.nodes[0].kill();
+}
+
+#[tokio::test]
+async fn a_journal_with_a_flipped_bit_is_refused_and_left_as_it_is() {
+    let plan = plan(1).set("storage.checkpoint_every", "1h");
+    let mut cluster = start(&plan).await;
+    for item in 0..50 {
+        cluster.value(0, &append("a-list-with-a-name-to-look-for", item)).await;
+    }
+    cluster.nodes[0].kill();
+    let journal = cluster.nodes[0].spec_mut().data.join("journal.redb");
+    let mut bytes = fs::read(&journal).unwrap();
+    let name = b"a-list-with-a-name-to-look-for";
+    let places: Vec<usize> = bytes
+        .windows(name.len())
+        .enumerate()
+        .filter(|(_, w)| w == name)
+        .map(|(at, _)| at)
+        .collect();
+    assert!(places.len() >= 50, "only {} entries in the journal", places.len());
+    for at in places {
+        bytes[at] ^= 1;
+    }
+    fs::write(&journal, &bytes).unwrap();
+
+    cluster.nodes[0].start().unwrap();
+    let status = cluster.nodes[0].exit(SOON).await.unwrap();
+    let log = cluster.nodes[0].log();
+    assert!(!status.success() && log.contains("MS-1105"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[tokio::test]
+async fn an_expired_idempotency_key_leaves_the_disk() {
+    let plan = plan(1)
+        .set("limits.deadline_max", "1s")
+        .set("limits.dedup_retention", "1s")
+        .set("storage.checkpoint_every", "100ms");
+    let mut cluster = start(&plan).await;
+    let soon = Duration::from_millis(900);
+    let first = append("once", 7).key("a-key").deadline(soon);
+    assert_eq!(cluster.value(0, &first).await, 1);
+    assert_eq!(cluster.value(0, &first).await, 1, "the first reply is repeated");
+    for (item, length) in [(8, 2), (9, 4)] {
+        tokio::time::sleep(Duration::from_millis(1_300)).await;
+        // Records expire by the time of their shard's log, which only a command moves.
+        assert_eq!(cluster.value(0, &append("once", item).deadline(soon)).await, length);
+        if item == 8 {
+            assert_eq!(cluster.value(0, &first).await, 3, "after the retention it runs again");
+        }
+    }
+    // The next snapshot takes the expired record along.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.nodes[0].kill();
+    let data = cluster.nodes[0].spec_mut().data.clone();
+    assert_eq!(dedup_rows(&data.join("state.redb")), 0);
+    cluster.restart(0).await.unwrap();
+    let items = Question::new("list", "once", "items", json!({})).deadline(soon);
+    assert_eq!(cluster.value(0, &items).await, json!([7, 8, 7, 9]));
+}
+
+fn dedup_rows(file: &Path) -> u64 {
+    use redb::{Database, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+    const DEDUP: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("dedup");
+    let database = Database::open(file).unwrap();
+    let txn = database.begin_read().unwrap();
+    txn.open_table(DEDUP).unwrap().len().unwrap()
+}
