@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::Addr;
+use futures_util::future::join_all;
 use mainstay_protocol::control::ClusterState;
 use mainstay_protocol::id::NodeId;
 use tokio::sync::watch;
@@ -38,6 +39,9 @@ use crate::storage::{Journal, State, Storage};
 
 pub use admin::{AdminError, EntityRow, Inspection, NodeView};
 pub use start::StartError;
+
+/// How long the lanes may take to their end.
+const LANES_END: Duration = Duration::from_secs(10);
 
 /// What a node is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,9 +212,11 @@ impl Cluster {
     /// The second call does nothing.
     pub async fn shutdown(&self) {
         self.0.phase.send_replace(Phase::Stopping);
-        for lane in &self.0.lanes {
-            // A lane that is gone has nothing left to end.
-            lane.addr.send(StopLane).await.unwrap_or_default();
+        let lanes = self.0.lanes.iter().map(|lane| lane.addr.send(StopLane));
+        // A lane that is gone has nothing left to end. One that waits for a disk without space, or
+        // for a handler that does not come back, is left: what it acknowledged is in the journal.
+        if tokio::time::timeout(LANES_END, join_all(lanes)).await.is_err() {
+            tracing::warn!("the lanes did not come to their end, the node ends without");
         }
         let ending = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ending) = ending else { return };

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_protocol::control::{Claim, Command, Expect, ProposeRefused};
-use mainstay_protocol::id::ShardId;
+use mainstay_protocol::control::{Claim, ClusterState, Command, Expect, ProposeRefused};
+use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::Caller;
 use mainstay_protocol::snapshot::{Body, Message, Row};
 use metrics::{counter, histogram};
@@ -22,6 +22,8 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::control::ControlHandle;
+use crate::lane::{Arriving, Input, LaneInbox, lane_of};
+use crate::shard::dirty::Remembered;
 use crate::shard::handoff::Departure;
 use crate::storage::{
     DedupRow, Done, Generation, ImportBatch, ShardMark, State, StatePage, StateRow, StorageError,
@@ -30,10 +32,8 @@ use crate::transport;
 use crate::transport::handshake::Identity;
 use crate::transport::snapshots::SnapshotLink;
 
-/// Bytes of states per message.
+/// Bytes of states, or of dedup records, per message; the last one may go beyond.
 const PAGE_BYTES: usize = 1 << 20;
-/// Dedup records per message.
-const PAGE_RECORDS: usize = 1_000;
 /// How long a message of a copy may take.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before a copy that failed is tried again.
@@ -62,51 +62,80 @@ pub enum CopyError {
 /// Copies shards out, and takes copies in. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mover {
-    state: State,
-    identity: Arc<Identity>,
-    config: transport::Config,
-    control: ControlHandle,
-    runtime: tokio::runtime::Handle,
-    arriving: Arc<Mutex<BTreeMap<(ShardId, u64), Arrived>>>,
+    parts: Arc<Parts>,
+    arriving: Arc<Mutex<BTreeMap<ShardId, Arrived>>>,
+}
+
+/// What a mover needs of its node.
+#[derive(Debug)]
+pub struct Parts {
+    /// The tables.
+    pub state: State,
+    /// Who this node is.
+    pub identity: Arc<Identity>,
+    /// How it connects.
+    pub config: transport::Config,
+    /// The map, and the way to change it.
+    pub control: ControlHandle,
+    /// Where copies run.
+    pub runtime: tokio::runtime::Handle,
+    /// The lanes, which let go of a shard before its copy arrives.
+    pub lanes: Lanes,
+}
+
+/// The lanes, by shard.
+#[derive(Debug, Clone)]
+pub struct Lanes(pub Arc<[LaneInbox]>);
+
+impl Lanes {
+    /// Has the lane of a shard let go of what it holds of it.
+    async fn let_go(&self, shard: ShardId, map: Arc<ClusterState>) -> bool {
+        let lanes = u16::try_from(self.0.len()).expect("lanes are numbered in 16 bits");
+        let lane = usize::from(lane_of(shard, lanes));
+        let (let_go, answer) = oneshot::channel();
+        let arriving = Arriving { shard, map, let_go };
+        // A lane that has ended drops the question, which is an answer.
+        drop(self.0[lane].push(Input::Arriving(Box::new(arriving))));
+        answer.await.unwrap_or(false)
+    }
 }
 
 /// What of a copy has arrived.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Arrived {
+    copy: u64,
     rows: u64,
     dedup: u64,
 }
 
 impl Mover {
-    /// A mover whose copies run on `runtime`.
-    pub fn new(
-        state: State,
-        identity: Arc<Identity>,
-        config: transport::Config,
-        control: ControlHandle,
-        runtime: tokio::runtime::Handle,
-    ) -> Self {
-        Self { state, identity, config, control, runtime, arriving: Arc::default() }
+    /// The mover of a node.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts: Arc::new(parts), arriving: Arc::default() }
     }
 
     /// A shard is ready to go: the copy begins. The director bounds how many are under way.
     pub fn depart(&self, departure: Departure) {
         let this = self.clone();
-        self.runtime.spawn(async move {
-            this.carry(&departure).await;
-            (departure.ended)();
+        self.parts.runtime.spawn(async move {
+            if !this.carry(&departure).await {
+                // The lane learns of the map a moment later than this place.
+                tokio::time::sleep(TRY_AGAIN).await;
+                (departure.gave_up)();
+            }
         });
     }
 
-    async fn carry(self, departure: &Departure) {
+    /// Whether the shard was moved; otherwise the plan is gone.
+    async fn carry(self, departure: &Departure) -> bool {
         let began = clock::now();
-        let mut outcome = "aborted";
-        while self.planned(departure).is_some() {
+        let mut moved = false;
+        while !moved && self.planned(departure).is_some() {
             match self.copy(departure).await {
                 Ok(to) => match self.complete(departure, to).await {
                     Ok(()) => {
-                        outcome = "ok";
-                        break;
+                        moved = true;
+                        continue;
                     }
                     Err(error) => {
                         tracing::debug!(shard = %departure.shard, %error, "a move waits");
@@ -123,16 +152,18 @@ impl Mover {
             tokio::time::sleep(TRY_AGAIN).await;
         }
         let took = clock::now().saturating_since(began);
+        let outcome = if moved { "ok" } else { "aborted" };
         counter!("mainstay_shard_moves_total", "cause" => "rebalance", "outcome" => outcome)
             .increment(1);
         histogram!("mainstay_shard_move_duration_seconds", "cause" => "rebalance").record(took);
+        moved
     }
 
     /// What to expect of the shard's record, while the map still plans this very move. The shard
     /// stands still until the map changes its mind, so a copy stays good when the record changes
     /// otherwise.
     fn planned(&self, departure: &Departure) -> Option<Expect> {
-        let map = self.control.current();
+        let map = self.parts.control.current();
         let config = map.shards.get(departure.shard.0 as usize)?;
         let same =
             config.epoch == departure.epoch && config.handoff.as_ref() == Some(&departure.to);
@@ -140,17 +171,18 @@ impl Mover {
     }
 
     async fn copy(&self, departure: &Departure) -> Result<Claim, CopyError> {
-        let map = self.control.current();
+        let map = self.parts.control.current();
         let to = departure.to.to.clone();
         let target = map.members.get(&to).filter(|member| member.disk == departure.to.disk);
         let target = target.ok_or(CopyError::NoTarget)?;
         let claim = Claim { node: to.clone(), disk: target.disk, boot: target.boot };
-        let (identity, addr) = (&self.identity, &target.peer_addr);
+        let (identity, addr) = (&self.parts.identity, &target.peer_addr);
         let mut link =
-            SnapshotLink::connect(identity, &self.config, addr, to, MESSAGE_TIMEOUT).await?;
-        let (shard, epoch, copy) = (departure.shard, departure.epoch, clock::wall().0);
+            SnapshotLink::connect(identity, &self.parts.config, addr, to, MESSAGE_TIMEOUT).await?;
+        let (shard, epoch, plan) = (departure.shard, departure.epoch, departure.to.plan);
+        let copy = clock::wall().0;
         let mut send = async |body| -> Result<(), CopyError> {
-            let message = rmp_serde::to_vec(&Message { shard, copy, epoch, body })?;
+            let message = rmp_serde::to_vec(&Message { shard, copy, epoch, plan, body })?;
             link.send(Bytes::from(message)).await?;
             Ok(())
         };
@@ -168,7 +200,7 @@ impl Mover {
             }
             after = last;
         }
-        for records in departure.dedup.chunks(PAGE_RECORDS) {
+        for records in pages(&departure.dedup) {
             send(Body::Dedup(records.to_vec())).await?;
         }
         let (last, log_time) = (departure.last, departure.log_time);
@@ -182,13 +214,13 @@ impl Mover {
         shard: ShardId,
         after: Option<mainstay_protocol::id::EntityId>,
     ) -> Result<StatePage, StorageError> {
-        answered(|done| self.state.export(shard, after, PAGE_BYTES, done)).await
+        answered(|done| self.parts.state.export(shard, after, PAGE_BYTES, done)).await
     }
 
     async fn complete(&self, departure: &Departure, to: Claim) -> Result<(), ProposeRefused> {
         let shard = departure.shard;
         let Some(expect) = self.planned(departure) else { return Err(ProposeRefused::Stale) };
-        self.control.propose(Command::CompleteHandoff { shard, expect, to }).await.map(drop)
+        self.parts.control.propose(Command::CompleteHandoff { shard, expect, to }).await.map(drop)
     }
 
     /// A message of a copy that arrives here.
@@ -196,83 +228,107 @@ impl Mover {
     /// # Errors
     /// Why it was not taken, for the source's eyes.
     pub async fn receive(self, from: Caller, message: Bytes) -> Result<Bytes, String> {
-        if !matches!(from, Caller::Node { .. }) {
+        let Caller::Node { node: from, .. } = from else {
             return Err("only a member may copy a shard".to_owned());
-        }
+        };
         let message: Message =
             rmp_serde::from_slice(&message).map_err(|error| error.to_string())?;
-        let shard = message.shard;
-        if !self.expected(shard) {
+        let map = self.parts.control.current();
+        if !self.expects(&map, &from, &message) {
             return Err("the map does not plan this move".to_owned());
+        }
+        if message.body == Body::Begin && !self.parts.lanes.let_go(message.shard, map).await {
+            return Err("what was here of the shard is not let go yet".to_owned());
         }
         self.store(message).await.map_err(|error| error.to_string())?;
         Ok(Bytes::new())
     }
 
-    fn expected(&self, shard: ShardId) -> bool {
-        let map = self.control.current();
-        let config = map.shards.get(shard.0 as usize);
-        let planned = config.and_then(|config| config.handoff.as_ref());
-        match self.identity.caller() {
-            Caller::Node { node, .. } => planned.is_some_and(|handoff| handoff.to == *node),
-            Caller::Client { .. } => false,
-        }
+    /// Whether this node's map has the very plan that the message carries out.
+    fn expects(&self, map: &ClusterState, from: &NodeId, message: &Message) -> bool {
+        let Some(config) = map.shards.get(message.shard.0 as usize) else { return false };
+        let Caller::Node { node: me, .. } = self.parts.identity.caller() else { return false };
+        let primary = config.primary.as_ref().is_some_and(|claim| claim.node == *from);
+        let plan = config.handoff.as_ref();
+        let planned = plan.is_some_and(|plan| plan.to == *me && plan.plan == message.plan);
+        primary && planned && config.epoch == message.epoch
     }
 
     async fn store(&self, message: Message) -> Result<(), ReceiveError> {
-        let Message { shard, copy, epoch, body } = message;
+        answered(|done| self.enqueue(message, done)).await??;
+        Ok(())
+    }
+
+    /// Checks what arrived and hands it to storage, in one step: what is stored of two copies has
+    /// the order in which they were begun.
+    fn enqueue(&self, message: Message, done: Done<Result<(), Incomplete>>) {
+        let Message { shard, copy, epoch, body, .. } = message;
         let generation = Generation(copy);
         let mut batch = ImportBatch { shard, generation, ..ImportBatch::default() };
+        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
+        if body == Body::Begin {
+            // An older copy of the shard will not be finished.
+            arriving.insert(shard, Arrived { copy, rows: 0, dedup: 0 });
+            batch.begin = true;
+        }
+        let Some(arrived) = arriving.get_mut(&shard).filter(|arrived| arrived.copy == copy) else {
+            return done(Ok(Err(Incomplete { arrived: 0, sent: 0 })));
+        };
         match body {
-            Body::Begin => {
-                self.arrived(shard, copy, |arrived| *arrived = Arrived::default());
-                batch.begin = true;
-            }
+            Body::Begin => {}
             Body::Rows(rows) => {
-                self.arrived(shard, copy, |arrived| arrived.rows += rows.len() as u64);
+                arrived.rows += rows.len() as u64;
                 batch.rows = rows.into_iter().map(|row| stored(shard, row)).collect();
             }
             Body::Dedup(records) => {
-                self.arrived(shard, copy, |arrived| arrived.dedup += records.len() as u64);
+                arrived.dedup += records.len() as u64;
                 let row = |(entity, log_time, record)| DedupRow { shard, entity, log_time, record };
                 batch.dedup = records.into_iter().map(row).collect();
             }
             Body::Finish { last, log_time, rows, dedup } => {
-                let arrived = self.arrived(shard, copy, |arrived| *arrived);
-                if arrived.rows != rows || arrived.dedup != dedup {
-                    return Err(ReceiveError::Incomplete { arrived: arrived.rows, sent: rows });
+                let found = *arrived;
+                arriving.remove(&shard);
+                if (found.rows, found.dedup) != (rows, dedup) {
+                    let (arrived, sent) = (found.rows + found.dedup, rows + dedup);
+                    return done(Ok(Err(Incomplete { arrived, sent })));
                 }
                 let mark = ShardMark { shard, applied: last, log_time, epoch };
-                self.forget(shard, copy);
-                let done = answered(|done| {
-                    self.state.activate_generation(mark, generation, done);
-                });
-                return Ok(done.await?);
+                let done = Box::new(move |result: Result<(), _>| done(result.map(Ok)));
+                return self.parts.state.activate_generation(mark, generation, done);
             }
         }
-        Ok(answered(|done| self.state.import(batch, done)).await?)
+        self.parts.state.import(batch, Box::new(move |result: Result<(), _>| done(result.map(Ok))));
     }
+}
 
-    fn arrived<R>(&self, shard: ShardId, copy: u64, act: impl FnOnce(&mut Arrived) -> R) -> R {
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        // An older copy of the shard will not be finished.
-        arriving.retain(|(other, of), _| *other != shard || *of == copy);
-        act(arriving.entry((shard, copy)).or_default())
-    }
-
-    fn forget(&self, shard: ShardId, copy: u64) {
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        arriving.remove(&(shard, copy));
-    }
+/// Cuts records into messages by their bytes.
+fn pages(records: &[Remembered]) -> impl Iterator<Item = &[Remembered]> {
+    let mut bytes = 0;
+    records.chunk_by(move |before, _| {
+        bytes += before.0.key.as_str().len() + before.2.bytes();
+        let same = bytes < PAGE_BYTES;
+        if !same {
+            bytes = 0;
+        }
+        same
+    })
 }
 
 /// Why a message of a copy was not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReceiveError {
-    #[error("{arrived} of {sent} states arrived")]
-    Incomplete { arrived: u64, sent: u64 },
+    #[error(transparent)]
+    Incomplete(#[from] Incomplete),
     #[error("it could not be stored: {0}")]
     Storage(#[from] StorageError),
+}
+
+/// A message of a copy that was not begun here, or whose other messages are missing.
+#[derive(Debug, thiserror::Error)]
+#[error("{arrived} of {sent} states and records arrived")]
+struct Incomplete {
+    arrived: u64,
+    sent: u64,
 }
 
 fn wire(row: StateRow) -> Row {

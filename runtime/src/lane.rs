@@ -16,7 +16,10 @@ pub mod env;
 pub mod inbox;
 pub mod inspect;
 pub mod kinds;
+mod saves;
 mod upkeep;
+#[cfg(test)]
+mod tests;
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -27,14 +30,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::FutureExt;
-use mainstay_protocol::control::ClusterState;
-use mainstay_protocol::id::{Epoch, ShardId};
+use mainstay_protocol::control::{ClusterState, Handoff};
+use mainstay_protocol::id::ShardId;
 use mainstay_protocol::message::Failure;
 use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::shard::commit::Saved;
-use crate::shard::turn::{Loaded, TurnBack};
+use crate::shard::turn::Loaded;
+use crate::shard::turn::away::TurnBack;
 use crate::storage::JournalNews;
 use crate::transport::reply::Envelope;
 use crate::transport::requests::{self, Accepted, Inbound};
@@ -60,8 +64,10 @@ pub enum Input {
     Saved(Saved),
     /// A shard's records were read, after it moved here.
     Opened(Box<crate::shard::Opened>),
-    /// The mover of a shard that served in this epoch has ended.
-    MoverEnded(ShardId, Epoch),
+    /// The mover of this plan gave up.
+    MoverGaveUp(ShardId, Handoff),
+    /// A copy of a shard arrives, as this map plans it: let go of what is here of it.
+    Arriving(Box<Arriving>),
     /// The map changed.
     Map(Arc<ClusterState>),
     /// Somebody asks how things are.
@@ -72,6 +78,18 @@ pub enum Input {
     Stop(oneshot::Sender<()>),
 }
 
+/// A copy of a shard arrives.
+#[derive(Debug)]
+pub struct Arriving {
+    /// The shard.
+    pub shard: ShardId,
+    /// The map that plans it; the lane may not have seen it yet.
+    pub map: Arc<ClusterState>,
+    /// Whether the lane let go: what it wrote of the shard is in the queues of storage then, and
+    /// nothing will follow before the map makes this node the primary.
+    pub let_go: oneshot::Sender<bool>,
+}
+
 /// The way into a lane, for every other room. Cheap to clone.
 pub type LaneInbox = Inbox<Input>;
 
@@ -80,6 +98,7 @@ pub type LaneInbox = Inbox<Input>;
 pub struct LaneActor {
     inbox: LaneInbox,
     core: Option<Core>,
+    connections: usize,
 }
 
 /// Serve this connection on the lane's thread.
@@ -93,9 +112,9 @@ pub struct Adopt(pub Accepted);
 pub struct StopLane;
 
 impl LaneActor {
-    /// An actor that drives this core.
-    pub const fn new(inbox: LaneInbox, core: Core) -> Self {
-        Self { inbox, core: Some(core) }
+    /// An actor that drives this core and serves so many connections at most.
+    pub const fn new(inbox: LaneInbox, core: Core, connections: usize) -> Self {
+        Self { inbox, core: Some(core), connections }
     }
 }
 
@@ -103,6 +122,8 @@ impl Actor for LaneActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        // One message per connection of this lane, and the node bounds those.
+        context.set_mailbox_capacity(self.connections);
         let core = self.core.take().expect("an actor starts once");
         actix_rt::spawn(drain(self.inbox.clone(), core));
         context.run_interval(TICK, |lane, _| drop(lane.inbox.push(Input::Tick)));
@@ -137,6 +158,14 @@ impl Handler<StopLane> for LaneActor {
         drop(self.inbox.push(Input::Stop(stopped)));
         Box::pin(async move { drop(wait.await) })
     }
+}
+
+/// The lane that owns a shard, of so many.
+///
+/// # Panics
+/// Never: a remainder below a 16-bit number is one.
+pub fn lane_of(shard: ShardId, lanes: u16) -> u16 {
+    u16::try_from(shard.0 % u32::from(lanes.max(1))).expect("a remainder below a u16")
 }
 
 /// Passes a request on to a lane; a lane that has ended is not its shard's primary any more.

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 use crate::call::{Answer, Call, CallFuture, CallPort, Retry};
 use crate::clock;
+use crate::entity::host;
 use crate::journey::{self, Verb};
 use crate::transport::LocalCalls;
 use crate::transport::frame;
@@ -309,7 +310,12 @@ impl Inner {
         let nowhere = |failure| Attempt::of(Err(failure), Place::None);
         let trace = request.trace;
         let route = journey::span(Verb::Route, trace.as_ref(), Some(&request.key));
-        let (shard, target) = route.in_scope(|| view.route(affinity(&request.key)));
+        let routed =
+            route.in_scope(|| host::affinity(affinity, &request.key).map(|key| view.route(key)));
+        let (shard, target) = match routed {
+            Ok(routed) => routed,
+            Err(error) => return nowhere(error.into()),
+        };
         request.shard = shard;
         let bytes = frame::cost(request);
         let permit = match self.room(bytes, request, deadline).await {

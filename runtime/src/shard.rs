@@ -81,6 +81,8 @@ impl From<OpenedShard> for Records {
 pub struct Opened {
     /// The shard.
     pub shard: ShardId,
+    /// The epoch for which they were read.
+    pub epoch: Epoch,
     /// The records, or why there are none.
     pub result: Result<Records, StorageError>,
 }
@@ -95,16 +97,14 @@ pub struct ShardHost {
 
 #[derive(Debug)]
 enum Stage {
-    /// Its records are being read.
-    Opening,
+    /// Its records are being read, to serve in this epoch.
+    Opening(Epoch),
     /// It has records and does not serve.
     Waiting(Box<Records>),
     /// It serves.
     Serving(Box<Serving>),
     /// It served; the journal has not answered what is on its way.
     Closing(Box<Closing>),
-    /// It is being removed from the tables.
-    Leaving,
 }
 
 /// A shard whose primary stepped down.
@@ -149,15 +149,15 @@ impl ShardHost {
     }
 
     /// A shard that moved here: its records have to be read first.
-    pub const fn opening(shard: ShardId) -> Self {
-        Self { shard, stage: Stage::Opening }
+    pub const fn opening(shard: ShardId, epoch: Epoch) -> Self {
+        Self { shard, stage: Stage::Opening(epoch) }
     }
 
     /// The primary, when this node is it.
     pub fn serving(&mut self) -> Option<&mut Serving> {
         match &mut self.stage {
             Stage::Serving(serving) => Some(serving),
-            Stage::Opening | Stage::Waiting(_) | Stage::Closing(_) | Stage::Leaving => None,
+            Stage::Opening(_) | Stage::Waiting(_) | Stage::Closing(_) => None,
         }
     }
 
@@ -165,13 +165,18 @@ impl ShardHost {
     pub fn is_serving(&self) -> Option<&Serving> {
         match &self.stage {
             Stage::Serving(serving) => Some(serving),
-            Stage::Opening | Stage::Waiting(_) | Stage::Closing(_) | Stage::Leaving => None,
+            Stage::Opening(_) | Stage::Waiting(_) | Stage::Closing(_) => None,
         }
+    }
+
+    /// Whether it waits for the records of this epoch.
+    pub fn is_opening(&self, epoch: Epoch) -> bool {
+        matches!(self.stage, Stage::Opening(of) if of == epoch)
     }
 
     /// Its records were read.
     pub fn handle_opened(&mut self, records: Records) {
-        if matches!(self.stage, Stage::Opening) {
+        if matches!(self.stage, Stage::Opening(_)) {
             self.stage = Stage::Waiting(Box::new(records));
         }
     }
@@ -180,14 +185,13 @@ impl ShardHost {
     pub fn waiting_epoch(&self) -> Option<Epoch> {
         match &self.stage {
             Stage::Waiting(records) => Some(records.epoch),
-            Stage::Opening | Stage::Serving(_) | Stage::Closing(_) | Stage::Leaving => None,
+            Stage::Opening(_) | Stage::Serving(_) | Stage::Closing(_) => None,
         }
     }
 
-    /// Its data is being removed.
-    pub fn leave(&mut self) {
-        debug_assert!(matches!(self.stage, Stage::Waiting(_)), "only what waits is removed");
-        self.stage = Stage::Leaving;
+    /// Nothing of it is on its way to the journal, and nobody is served.
+    pub const fn is_quiet(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(_) | Stage::Opening(_))
     }
 
     /// The map gave this node the shard: serve in the map's epoch.
@@ -221,21 +225,24 @@ impl ShardHost {
         if !matches!(self.stage, Stage::Serving(_)) {
             return;
         }
-        let Stage::Serving(serving) = std::mem::replace(&mut self.stage, Stage::Opening) else {
+        let Stage::Serving(serving) = std::mem::replace(&mut self.stage, Stage::Opening(Epoch(0)))
+        else {
             unreachable!("the stage was just seen");
         };
         let in_flight = serving.in_flight;
         let records = serving.end(env, failure);
         self.stage = Stage::Closing(Box::new(Closing { records, in_flight }));
-        self.close_if_answered();
+        self.close_if_answered(env);
     }
 
-    fn close_if_answered(&mut self) {
+    fn close_if_answered(&mut self, env: &Env) {
         if let Stage::Closing(closing) = &mut self.stage
             && closing.in_flight == 0
         {
             let mut records = std::mem::take(&mut closing.records);
+            let before = records.dirty.bytes();
             records.dirty.settle(records.last);
+            env.dirty_changed(before, records.dirty.bytes());
             self.stage = Stage::Waiting(Box::new(records));
         }
     }
@@ -247,9 +254,9 @@ impl ShardHost {
             Stage::Closing(closing) => {
                 closing.in_flight -= 1;
                 closing.records.dirty.journaled(part.journaled);
-                self.close_if_answered();
+                self.close_if_answered(env);
             }
-            Stage::Opening | Stage::Waiting(_) | Stage::Leaving => {}
+            Stage::Opening(_) | Stage::Waiting(_) => {}
         }
     }
 
@@ -259,7 +266,7 @@ impl ShardHost {
             Stage::Serving(serving) => Some(&mut serving.dirty),
             Stage::Waiting(records) => Some(&mut records.dirty),
             Stage::Closing(closing) => Some(&mut closing.records.dirty),
-            Stage::Opening | Stage::Leaving => None,
+            Stage::Opening(_) => None,
         }
     }
 }

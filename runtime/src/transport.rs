@@ -33,6 +33,8 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod loopback;
 
+#[cfg(test)]
+pub(crate) use slots::LocalCall;
 pub(crate) use slots::LocalCalls;
 
 /// The settings of all connections. [`Config::default`] is the only default.

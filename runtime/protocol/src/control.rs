@@ -220,6 +220,9 @@ pub struct Handoff {
     pub to: NodeId,
     /// Its disk when the move was planned.
     pub disk: DiskId,
+    /// The version of the shard's record that the plan made. Each plan has its own, so that who
+    /// works on one that was given up does not take the next one, to the same target, for it.
+    pub plan: u64,
 }
 
 /// Whether a shard can be served, from the records alone.

@@ -54,11 +54,7 @@ pub struct Kept {
 
 impl Kept {
     fn bytes(&self) -> u64 {
-        let reply = match &self.record.reply {
-            StoredReply::Value(bytes) | StoredReply::App(bytes) => bytes.len(),
-            StoredReply::Quarantined => 0,
-        };
-        RECORD_OVERHEAD + (self.record.key.as_str().len() + reply) as u64
+        RECORD_OVERHEAD + self.record.bytes() as u64
     }
 
     fn into_name(self) -> Expired {

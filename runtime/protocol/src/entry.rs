@@ -77,6 +77,17 @@ pub struct DedupRecord {
     pub reply: StoredReply,
 }
 
+impl DedupRecord {
+    /// Bytes of its key and its reply.
+    pub fn bytes(&self) -> usize {
+        let reply = match &self.reply {
+            StoredReply::Value(bytes) | StoredReply::App(bytes) => bytes.len(),
+            StoredReply::Quarantined => 0,
+        };
+        self.key.as_str().len() + reply
+    }
+}
+
 /// A reply as it is kept for repetition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoredReply {

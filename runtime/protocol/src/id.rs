@@ -339,6 +339,16 @@ pub struct RequestId {
 }
 
 impl RequestId {
+    /// The id of whatever request brings this key to this entity: a repetition is the same one.
+    #[must_use]
+    pub fn of_key(entity: &EntityId, key: &IdempotencyKey) -> Self {
+        let mut hasher = Xxh3::with_seed(entity.hash64());
+        hasher.update(key.as_str().as_bytes());
+        let caller = hasher.digest();
+        hasher.update(&[0]);
+        Self { caller, number: hasher.digest() }
+    }
+
     /// The id of the `call`-th request that the turn of this request makes.
     #[must_use]
     pub fn derive(self, call: u32) -> Self {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   source                                     target
-//!   Begin(shard, copy)      ----------------> forgets what an earlier try left
+//!   Begin(shard, copy)      ----------------> its lane lets go of the shard; what an earlier
+//!                                             try left is forgotten
 //!   Rows, Rows, .. in key order -------------> stored beside, seen by nobody
 //!   Dedup, Dedup, .. ------------------------> the same
 //!   Finish(stands at seq, so many rows) -----> all there? then this copy is the live one
@@ -25,6 +26,8 @@ pub struct Message {
     pub copy: u64,
     /// The epoch in which the source stopped.
     pub epoch: Epoch,
+    /// The plan that the source carries out.
+    pub plan: u64,
     /// What it says.
     pub body: Body,
 }

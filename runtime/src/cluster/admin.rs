@@ -7,11 +7,12 @@ use mainstay_protocol::control::{Command, ProposeRefused};
 use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
 use tokio::sync::oneshot;
 
-use super::start::{LANE_PATIENCE, lane_of};
+use super::start::LANE_PATIENCE;
 use super::{Cluster, Phase, peers};
+use crate::entity::host;
 use crate::handoff::answered;
-use crate::lane::Input;
 use crate::lane::inspect::{EntityView, Inspect, LaneView, Listing};
+use crate::lane::{Input, lane_of};
 use crate::router::locality::LocalityRow;
 use crate::shard::claimed_by;
 use crate::storage::{Scan, ScanCursor, StorageError};
@@ -219,7 +220,7 @@ impl Cluster {
     /// # Errors
     /// [`AdminError`] when the kind is unknown, or the tables cannot be read.
     pub async fn inspect(&self, entity: EntityId) -> Result<Inspection, AdminError> {
-        let host =
+        let kind =
             self.0.registry.kind(entity.kind).ok_or_else(|| AdminError::NotFound {
                 what: format!("kind {:08x}", entity.kind.0),
             })?;
@@ -228,7 +229,10 @@ impl Cluster {
         if total == 0 {
             return Err(ProposeRefused::NotInitialised.into());
         }
-        let shard = ShardId::of(host.affinity(&entity.key), total);
+        let affinity = host::affinity(|key| kind.affinity(key), &entity.key);
+        let affinity =
+            affinity.map_err(|error| AdminError::NotFound { what: error.to_string() })?;
+        let shard = ShardId::of(affinity, total);
         let config = &map.shards[shard.0 as usize];
         let primary = config.primary.as_ref().map(|claim| claim.node.clone());
         let (tell, told) = oneshot::channel();

@@ -18,10 +18,10 @@ use crate::control::consensus::Timing;
 use crate::control::plane::{ControlPlane, Setup, StartError as ControlStartError};
 use crate::entity::{Registry, RegistryError};
 use crate::events::EventLog;
-use crate::handoff::Mover;
+use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
 use crate::lane::env::Me;
-use crate::lane::{Adopt, Input, LaneInbox};
+use crate::lane::{Adopt, Input, LaneInbox, lane_of};
 use crate::membership::{JoinError, Patience};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
@@ -96,7 +96,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;
-    let moving = node.mover(&storage, &control, &ingress);
+    let moving = node.mover(&storage, &control, &ingress, &lanes);
     let router = node.router(&control, &lanes, &ingress);
     let mut hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
     tracing::info!(
@@ -274,14 +274,16 @@ impl Node {
         storage: &Arc<Storage>,
         control: &Control,
         ingress: &tokio::runtime::Runtime,
+        lanes: &[LaneInbox],
     ) -> Mover {
-        Mover::new(
-            storage.state().clone(),
-            Arc::clone(&self.identity),
-            self.transport.clone(),
-            control.control.clone(),
-            ingress.handle().clone(),
-        )
+        Mover::new(handoff::Parts {
+            state: storage.state().clone(),
+            identity: Arc::clone(&self.identity),
+            config: self.transport.clone(),
+            control: control.control.clone(),
+            runtime: ingress.handle().clone(),
+            lanes: Lanes(lanes.into()),
+        })
     }
 
     /// What recovery found, by the lane that owns it.
@@ -379,11 +381,6 @@ impl Node {
             runtime: ingress.handle().clone(),
         })
     }
-}
-
-/// The lane that owns a shard.
-pub(super) fn lane_of(shard: ShardId, lanes: u16) -> u16 {
-    u16::try_from(shard.0 % u32::from(lanes.max(1))).expect("a remainder below a u16")
 }
 
 fn notify(lanes: Vec<LaneInbox>) -> storage::Notify {

@@ -86,6 +86,7 @@ impl LaneMaker<'_> {
         let config = &self.node.config;
         let blocking = Arc::clone(&self.blocking);
         let limits = share(&config.limits, self.node.lanes);
+        let connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
         let (journal, state) = (self.storage.journal().clone(), self.storage.state().clone());
         let port: Arc<dyn CallPort> = Arc::new(self.router.clone());
         let moving = self.moving.clone();
@@ -115,7 +116,7 @@ impl LaneMaker<'_> {
                 dirty_bytes: std::cell::Cell::new(0),
             };
             let make = Make { lanes, turns_per_pass, save_every, recovered, map };
-            LaneActor::new(inbox, Core::new(env, make)).start()
+            LaneActor::new(inbox, Core::new(env, make), connections).start()
         };
         self.system
             .run(move || async move {

@@ -7,13 +7,14 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_protocol::id::{EntityId, Key, KindId, MethodId, RequestId};
-use mainstay_protocol::message::{Mode, TraceContext};
+use mainstay_protocol::message::{Failure, Mode, TraceContext};
 use mainstay_protocol::time::LogTime;
 
 use crate::call::CallPort;
@@ -122,6 +123,28 @@ pub enum TurnResult {
     Malformed(String),
 }
 
+/// A kind's `group_by` panicked over a key, which therefore leads to no shard.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the kind's group_by panicked over the key {0:?}")]
+pub struct GroupPanicked(pub Key);
+
+impl From<GroupPanicked> for Failure {
+    fn from(error: GroupPanicked) -> Self {
+        Self::Malformed { reason: error.to_string() }
+    }
+}
+
+/// The affinity of a key, by a kind's `group_by`.
+///
+/// # Errors
+/// [`GroupPanicked`].
+pub fn affinity<'k>(
+    of: impl Fn(&'k Key) -> &'k str,
+    key: &'k Key,
+) -> Result<&'k str, GroupPanicked> {
+    catch_unwind(AssertUnwindSafe(|| of(key))).map_err(|_| GroupPanicked(key.clone()))
+}
+
 /// Why a stored state cannot be used. Nothing was changed on disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StateError {
@@ -139,6 +162,9 @@ pub enum StateError {
         /// What was wrong.
         reason: String,
     },
+    /// The kind's own code panicked while it made, read or wrote a state.
+    #[error("the kind's code panicked over its state")]
+    Panicked,
     /// The state cannot be encoded, or is larger than the limit.
     #[error("state does not encode: {reason}")]
     Unencodable {

@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use mainstay_protocol::control::{ClusterState, ShardConfig};
 use mainstay_protocol::entry::Segment;
-use mainstay_protocol::id::{NodeId, ShardId};
+use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::time::Instant;
 use metrics::gauge;
 use tokio::sync::oneshot;
 
-use super::Input;
 use super::env::Env;
+use super::saves::Saves;
+use super::{Arriving, Input};
 use crate::clock;
 use crate::metrics::SharedGauge;
-use crate::shard::commit::{Part, Saved};
+use crate::shard::commit::Part;
 use crate::shard::{self, Opened, ShardHost, admission};
-use crate::storage::{Batch, CheckpointBatch, JournalNews};
+use crate::storage::{Batch, JournalNews};
 use crate::transport::reply::Envelope;
 
 /// Turns of one shard before the next shard gets its turn.
 const TURNS_PER_SHARD: u32 = 16;
-/// Bytes of states that one save takes, and what one shard brings beyond.
-const SAVE_BYTES: u64 = 8 << 20;
+/// Time after which a pass ends all the same: other tasks of the thread, new messages and the
+/// journal wait for it.
+const PASS: std::time::Duration = std::time::Duration::from_millis(2);
 
 /// A lane's shards, and what they share.
 #[derive(Debug)]
@@ -30,7 +32,6 @@ pub struct Core {
     pub(super) env: Env,
     lanes: u16,
     turns_per_pass: u32,
-    pub(super) save_every: std::time::Duration,
     pub(super) shards: BTreeMap<ShardId, ShardHost>,
     /// Shards with turns to run, each once.
     ready: VecDeque<ShardId>,
@@ -40,14 +41,11 @@ pub struct Core {
     /// Batches that the journal has not answered, by ticket, in order.
     tickets: BTreeMap<u64, Vec<Part>>,
     next_ticket: u64,
-    pub(super) saved_at: Instant,
-    saved_last: ShardId,
-    /// A save is under way.
-    saving: bool,
-    /// The last save failed, which was logged.
-    saves_fail: bool,
-    /// A shard that is on its way out wants to be saved before the next one is due.
-    pub(super) save_wanted: bool,
+    pub(super) saves: Saves,
+    /// Something that the map wants could not be done: at the next tick again.
+    pub(super) look_again: bool,
+    /// Whether there was room on the disk at the last tick.
+    pub(super) was_writable: bool,
     /// No queued request's deadline is earlier.
     next_deadline: Option<Instant>,
     stopping: Option<oneshot::Sender<()>>,
@@ -81,18 +79,15 @@ impl Core {
             env,
             lanes,
             turns_per_pass,
-            save_every,
             shards: recovered.into_iter().map(|host| (host.shard, host)).collect(),
             ready: VecDeque::new(),
             touched: Vec::new(),
             map,
             tickets: BTreeMap::new(),
             next_ticket: 1,
-            saved_at: clock::now(),
-            saved_last: ShardId(0),
-            saving: false,
-            saves_fail: false,
-            save_wanted: false,
+            saves: Saves::new(save_every),
+            look_again: false,
+            was_writable: true,
             next_deadline: None,
             stopping: None,
             shards_gauge: SharedGauge::new(gauge!("mainstay_shards", "role" => "primary")),
@@ -125,11 +120,10 @@ impl Core {
             }
             Input::Saved(saved) => self.handle_saved(saved),
             Input::Opened(opened) => self.handle_opened(*opened),
-            Input::MoverEnded(shard, epoch) => self.with_serving(shard, |serving, _| {
-                if serving.epoch == epoch {
-                    serving.handle_mover_ended();
-                }
-            }),
+            Input::MoverGaveUp(shard, plan) => {
+                self.with_serving(shard, |serving, _| serving.handle_mover_gave_up(&plan));
+            }
+            Input::Arriving(arriving) => self.handle_arriving(*arriving),
             Input::Map(map) => self.handle_map(map),
             Input::Inspect(question) => self.answer(question),
             Input::Tick => self.handle_tick(),
@@ -138,9 +132,15 @@ impl Core {
     }
 
     /// Runs turns, fairly over shards, within the budget of a pass; `true` when there are more.
+    /// None while the journal is behind: its answers bring the lane here again.
     pub fn run(&mut self) -> bool {
+        if self.ready.is_empty() || !self.env.journal.has_room() {
+            return false;
+        }
         let mut budget = self.turns_per_pass;
+        let end = clock::now() + PASS;
         while budget > 0
+            && clock::now() < end
             && let Some(shard) = self.ready.pop_front()
         {
             let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
@@ -285,25 +285,35 @@ impl Core {
     }
 
     fn handle_opened(&mut self, opened: Opened) {
-        let shard = opened.shard;
-        match opened.result {
+        let Opened { shard, epoch, result } = opened;
+        let Some(host) = self.shards.get_mut(&shard).filter(|host| host.is_opening(epoch)) else {
+            return; // the shard was let go meanwhile
+        };
+        match result {
             Ok(records) => {
-                if let Some(host) = self.shards.get_mut(&shard) {
-                    host.handle_opened(records);
-                }
+                host.handle_opened(records);
                 self.handle_config(shard);
             }
             Err(error) => {
-                tracing::error!(%shard, %error, "a shard's records cannot be read");
+                tracing::error!(%shard, %error, "a shard's records cannot be read; tried again");
                 self.shards.remove(&shard);
+                self.look_again = true;
             }
         }
     }
 
     fn handle_map(&mut self, map: Arc<ClusterState>) {
+        if map.version < self.map.version {
+            return; // an arriving copy brought a newer one
+        }
         self.env.map_version = map.version;
         self.env.shards_total = u32::try_from(map.shards.len()).unwrap_or(u32::MAX);
         self.map = map;
+        self.look_at_map();
+    }
+
+    /// Acts on what the map says of every shard of this lane.
+    pub(super) fn look_at_map(&mut self) {
         let mine = usize::from(self.env.lane);
         for shard in (mine..self.map.shards.len()).step_by(usize::from(self.lanes)) {
             self.handle_config(ShardId(u32::try_from(shard).expect("shards are below 2^32")));
@@ -317,7 +327,7 @@ impl Core {
         let claimed = shard::claimed_by(config, &self.env.me) && self.stopping.is_none();
         let Some(host) = self.shards.get_mut(&shard) else {
             if claimed {
-                self.open(shard);
+                self.open(shard, config.epoch);
             }
             return;
         };
@@ -340,6 +350,23 @@ impl Core {
         }
     }
 
+    /// A copy is about to be stored: whatever is here of the shard is of an earlier epoch, which
+    /// lives on elsewhere, and must neither be written any more nor be served again.
+    fn handle_arriving(&mut self, arriving: Arriving) {
+        let Arriving { shard, map, let_go } = arriving;
+        self.handle_map(map);
+        let expected = self.map.shards.get(shard.0 as usize).is_some_and(|config| {
+            let to_me = config.handoff.as_ref().is_some_and(|plan| plan.to == self.env.me.node);
+            to_me && !config.in_sync.contains_key(&self.env.me.node)
+        });
+        let quiet = self.shards.get(&shard).is_none_or(ShardHost::is_quiet);
+        if expected && quiet && self.shards.contains_key(&shard) {
+            self.drop_shard(shard);
+        }
+        // Whoever asked may have gone.
+        let_go.send(expected && quiet).unwrap_or_default();
+    }
+
     /// Ends a primacy that the map took away: what was appended goes to the journal first.
     fn close(&mut self, shard: ShardId, config: &ShardConfig) {
         let mut segments = Vec::new();
@@ -352,12 +379,12 @@ impl Core {
     }
 
     /// Reads the records of a shard that is not in memory.
-    fn open(&mut self, shard: ShardId) {
-        self.shards.insert(shard, ShardHost::opening(shard));
+    fn open(&mut self, shard: ShardId, epoch: Epoch) {
+        self.shards.insert(shard, ShardHost::opening(shard, epoch));
         let inbox = self.env.inbox.clone();
         let done = move |result: Result<crate::storage::OpenedShard, _>| {
             let result = result.map(shard::Records::from);
-            drop(inbox.push(Input::Opened(Box::new(Opened { shard, result }))));
+            drop(inbox.push(Input::Opened(Box::new(Opened { shard, epoch, result }))));
         };
         self.env.state.open_shard(shard, Box::new(done));
     }
@@ -377,64 +404,7 @@ impl Core {
         );
     }
 
-    /// Moves committed states of some shards into the snapshots: one batch at a time, the shards
-    /// after the last ones first.
-    pub(super) fn save_some(&mut self) {
-        if self.saving {
-            return;
-        }
-        let lane = self.env.lane;
-        let mut batch = CheckpointBatch { lane, ..CheckpointBatch::default() };
-        let (mut parts, mut bytes) = (Vec::new(), 0);
-        let (before, after) = {
-            let mut all: Vec<_> = self.shards.keys().copied().collect();
-            let at = all.partition_point(|shard| *shard <= self.saved_last);
-            let after = all.split_off(at);
-            (all, after)
-        };
-        for shard in after.into_iter().chain(before) {
-            let Some(saving) = self.shards.get_mut(&shard).and_then(ShardHost::begin_save) else {
-                continue;
-            };
-            saving.add_to(&mut batch);
-            bytes += saving.bytes();
-            parts.push(saving);
-            self.saved_last = shard;
-            if bytes >= SAVE_BYTES {
-                break;
-            }
-        }
-        if parts.is_empty() {
-            return;
-        }
-        self.saving = true;
-        let inbox = self.env.inbox.clone();
-        let done = move |result| drop(inbox.push(Input::Saved(Saved { parts, result })));
-        self.env.state.checkpoint(batch, Box::new(done));
-    }
-
-    fn handle_saved(&mut self, saved: Saved) {
-        self.saving = false;
-        let failed = saved.result.as_ref().err();
-        match failed {
-            // Said once: on a full disk every tick fails.
-            Some(error) if !self.saves_fail => {
-                tracing::warn!(%error, "a snapshot failed; the journal keeps what it holds");
-            }
-            None if self.saves_fail => tracing::info!("snapshots are taken again"),
-            Some(_) | None => {}
-        }
-        self.saves_fail = failed.is_some();
-        for part in saved.parts {
-            let shard = part.mark.shard;
-            if let Some(host) = self.shards.get_mut(&shard) {
-                host.handle_saved(&self.env, part, saved.result.is_ok());
-            }
-            self.look_at_departure(shard);
-        }
-    }
-
-    fn look_at_departure(&mut self, shard: ShardId) {
+    pub(super) fn look_at_departure(&mut self, shard: ShardId) {
         let Some(host) = self.shards.get_mut(&shard) else { return };
         let Some(serving) = host.serving() else { return };
         if !serving.wants_save() {
@@ -442,7 +412,7 @@ impl Core {
         }
         match serving.poll_departure(&self.env) {
             Some(departure) => (self.env.departures)(departure),
-            None => self.save_wanted = true,
+            None => self.saves.wanted = true,
         }
     }
 

@@ -9,19 +9,23 @@ use crate::clock;
 use crate::metrics::float;
 use crate::shard::ShardHost;
 
-/// Idle entities that one tick lets go.
+/// Entities that one tick lets go because they idle.
 const PASSIVATIONS_PER_TICK: u32 = 1_024;
+/// Entities that one tick lets go because memory is short: more than a lane can activate meanwhile.
+const EVICTIONS_PER_TICK: u32 = 65_536;
 
 impl Core {
     /// Time passed.
     pub(super) fn handle_tick(&mut self) {
         let now = clock::now();
+        let writable = self.env.journal.writable();
+        if std::mem::take(&mut self.look_again) || writable != self.was_writable {
+            self.was_writable = writable;
+            self.look_at_map();
+        }
         self.let_idle_go(now);
         self.share_dedup_budget();
-        let due = now.saturating_since(self.saved_at) >= self.save_every;
-        if due || self.save_wanted {
-            self.save_wanted = false;
-            self.saved_at = now;
+        if self.saves.is_due(now) {
             self.save_some();
         }
         for host in self.shards.values() {
@@ -35,9 +39,13 @@ impl Core {
         self.bytes_gauge.set(float(self.env.passivation.bytes()));
     }
 
-    /// Gives every shard what it uses of the lane's budget for dedup records, and a part of what is
-    /// free.
+    /// Has every shard forget what expired, and gives it what it uses of the lane's budget for
+    /// dedup records and a part of what is free.
     fn share_dedup_budget(&mut self) {
+        let wall = clock::wall();
+        for serving in self.shards.values_mut().filter_map(ShardHost::serving) {
+            serving.primary.pass_time(wall);
+        }
         let used: u64 = self
             .shards
             .values()
@@ -55,8 +63,11 @@ impl Core {
 
     fn let_idle_go(&mut self, now: Instant) {
         let mut stay = Vec::new();
-        for _ in 0..PASSIVATIONS_PER_TICK {
+        for gone in 0..EVICTIONS_PER_TICK {
             let over = self.env.passivation.over_budget();
+            if gone >= PASSIVATIONS_PER_TICK && !over {
+                break;
+            }
             let Some((_, (shard, slot))) = self.env.passivation.poll_candidate(now) else { break };
             let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
                 continue;

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Serving;
 use super::caller::Caller;
+use crate::entity::host;
 use crate::journey::{self, Verb};
 use crate::lane::env::Env;
 use crate::transport::reply::Envelope;
@@ -36,7 +37,8 @@ pub(crate) fn check(env: &mut Env, request: &Request) -> Result<Target, Failure>
         let name = hosted.info(method).name;
         return Err(Failure::Malformed { reason: format!("{name} is not a {:?}", request.mode) });
     }
-    let shard = ShardId::of(hosted.host.affinity(&request.key), shards_total);
+    let affinity = host::affinity(|key| hosted.host.affinity(key), &request.key)?;
+    let shard = ShardId::of(affinity, shards_total);
     if shard != request.shard {
         let reason = format!("the key belongs to shard {shard}, not {}", request.shard);
         return Err(Failure::Malformed { reason });

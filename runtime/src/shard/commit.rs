@@ -126,16 +126,28 @@ impl ShardHost {
             Some(serving) => (serving.primary.log_time(), serving.epoch),
             None => self.stood()?,
         };
-        let save = self.dirty()?.begin_save()?;
-        let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
         let forget = self.serving().map(|serving| serving.primary.take_expired());
-        Some(Saving { mark, save, forget: forget.unwrap_or_default() })
+        let forget = forget.unwrap_or_default();
+        let dirty = self.dirty()?;
+        let save = if forget.is_empty() && !dirty.wants_save() { None } else { dirty.begin_save() };
+        let Some(save) = save else {
+            self.put_back(forget);
+            return None;
+        };
+        let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
+        Some(Saving { mark, save, forget })
+    }
+
+    fn put_back(&mut self, forget: Vec<Expired>) {
+        if let Some(serving) = self.serving() {
+            serving.primary.put_back_expired(forget);
+        }
     }
 
     /// A save is over; the caller logs a failure.
     pub fn handle_saved(&mut self, env: &Env, saving: Saving, durable: bool) {
-        if !durable && let Some(serving) = self.serving() {
-            serving.primary.put_back_expired(saving.forget);
+        if !durable {
+            self.put_back(saving.forget);
         }
         let Some(dirty) = self.dirty() else { return };
         let before = dirty.bytes();
@@ -169,8 +181,9 @@ impl Saving {
         batch.shards.push(self.mark);
     }
 
-    /// Bytes of its states.
+    /// Bytes of its states and of the keys that leave, about.
     pub fn bytes(&self) -> u64 {
-        self.save.rows.iter().map(|(_, row)| row.bytes.len() as u64).sum()
+        let rows: u64 = self.save.rows.iter().map(|(_, row)| row.bytes.len() as u64).sum();
+        rows + self.forget.iter().map(|(_, key)| key.as_str().len() as u64 + 64).sum::<u64>()
     }
 }

@@ -122,10 +122,15 @@ impl Dirty {
         }
     }
 
-    /// Begins a save of everything that is committed; `None` when there is nothing to save or one
-    /// is under way.
+    /// Whether a save would find something, and none is under way.
+    pub fn wants_save(&self) -> bool {
+        !self.saving && self.saved != self.settled
+    }
+
+    /// Begins a save of everything that is committed, which may be nothing; `None` when one is
+    /// under way.
     pub fn begin_save(&mut self) -> Option<Save> {
-        if self.saving || self.saved == self.settled {
+        if self.saving {
             return None;
         }
         self.saving = true;
@@ -136,7 +141,7 @@ impl Dirty {
     /// The save is durable: rows that did not change since leave.
     pub fn saved(&mut self, save: &Save) {
         debug_assert!(self.saving, "one save at a time, and it was begun");
-        debug_assert!(self.saved < save.upto, "a save goes forward");
+        debug_assert!(self.saved <= save.upto, "a save does not go back");
         (self.saving, self.saved) = (false, save.upto);
         for (entity, saved) in &save.rows {
             if self.rows.get(entity).is_some_and(|row| row.seq == saved.seq) {
@@ -205,7 +210,7 @@ mod tests {
         let save = dirty.begin_save().unwrap();
         assert_eq!(save.rows, [(entity("a"), row(1))]);
         dirty.saved(&save);
-        assert_eq!(dirty.begin_save(), None);
+        assert!(!dirty.wants_save());
         dirty.settle(Seq(2));
         assert_eq!(dirty.begin_save().unwrap().upto, Seq(2));
     }

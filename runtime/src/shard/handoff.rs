@@ -7,7 +7,8 @@
 //!    +----- the map gave the move up, in the same epoch --------+--> the map names the target: gone
 //! ```
 //! Lane and mover look at the map at different moments, and either may miss a plan between two
-//! others. So the mover says when it ends, and the lane then goes by the map that it has.
+//! others. So every plan has a number, the mover of one says when it gives up, and the lane then
+//! goes by the map that it has.
 //!
 //! Between `Stopping` and the target's first epoch nobody serves the shard: callers are told to
 //! look again, and do so by themselves.
@@ -49,8 +50,10 @@ enum Step {
 }
 
 impl Departing {
-    /// The map plans this now.
-    fn handle_plan(&mut self, planned: Option<&Handoff>) -> Step {
+    /// The map plans this now. A shard that cannot be saved, since its disk is short of space,
+    /// stays where it can at least be read; once a mover copies it, the move goes its way.
+    fn handle_plan(&mut self, planned: Option<&Handoff>, can_save: bool) -> Step {
+        let planned = planned.filter(|_| can_save || matches!(self, Self::Ready { .. }));
         match (&*self, planned) {
             (Self::No, Some(to)) => {
                 *self = Self::Stopping { to: to.clone() };
@@ -70,9 +73,11 @@ impl Departing {
         }
     }
 
-    /// The mover ended without having moved the shard.
-    fn handle_mover_ended(&mut self) {
-        if let Self::Ready { to } = self {
+    /// The mover of this plan ended without having moved the shard.
+    fn handle_mover_gave_up(&mut self, plan: &Handoff) {
+        if let Self::Ready { to } = self
+            && to == plan
+        {
             *self = Self::Stopping { to: to.clone() };
         }
     }
@@ -92,8 +97,8 @@ pub struct Departure {
     pub log_time: LogTime,
     /// Its records that make commands take effect once.
     pub dedup: Vec<Remembered>,
-    /// To be called when the mover ends, whatever came of it.
-    pub ended: Box<dyn FnOnce() + Send + Sync>,
+    /// To be called when the mover ends without having moved the shard.
+    pub gave_up: Box<dyn FnOnce() + Send + Sync>,
 }
 
 impl std::fmt::Debug for Departure {
@@ -105,7 +110,8 @@ impl std::fmt::Debug for Departure {
 impl Serving {
     /// The map plans a move, or gives one up.
     pub(crate) fn handle_plan(&mut self, env: &mut Env, config: &ShardConfig) {
-        match self.handoff.handle_plan(config.handoff.as_ref()) {
+        let can_save = env.journal.writable();
+        match self.handoff.handle_plan(config.handoff.as_ref(), can_save) {
             Step::Begin => self.begin_departure(env),
             Step::Resume => self.primary.resume_admission(),
             Step::Nothing => {}
@@ -113,10 +119,15 @@ impl Serving {
         self.touched = true;
     }
 
-    /// The mover ended; if it moved the shard, the map says so sooner or later.
-    pub(crate) fn handle_mover_ended(&mut self) {
-        self.handoff.handle_mover_ended();
+    /// The mover of this plan gave up; the map says sooner or later what is to be done.
+    pub(crate) fn handle_mover_gave_up(&mut self, plan: &Handoff) {
+        self.handoff.handle_mover_gave_up(plan);
         self.touched = true;
+    }
+
+    /// On its way out: what would take long is left for the target to run.
+    pub(crate) fn departs(&self) -> bool {
+        self.handoff != Departing::No
     }
 
     fn begin_departure(&mut self, env: &mut Env) {
@@ -128,10 +139,12 @@ impl Serving {
         self.running.extend(stay);
         for (slot, turn) in back {
             let failure = refusal.clone();
-            if self.is_resident(slot) {
-                self.take_resident(env, slot);
-            }
-            self.end_turn(env, slot, turn, Done::NotActivated { failure });
+            let done = if self.is_resident(slot) {
+                self.undo(env, slot, &turn).unwrap_or(Done::Failed { failure })
+            } else {
+                Done::NotActivated { failure }
+            };
+            self.end_turn(env, slot, turn, done);
         }
     }
 
@@ -151,9 +164,9 @@ impl Serving {
             dedup: kept
                 .map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()))
                 .collect(),
-            ended: {
-                let (inbox, shard, epoch) = (env.inbox.clone(), self.shard, self.epoch);
-                Box::new(move || drop(inbox.push(Input::MoverEnded(shard, epoch))))
+            gave_up: {
+                let (inbox, shard, to) = (env.inbox.clone(), self.shard, to.clone());
+                Box::new(move || drop(inbox.push(Input::MoverGaveUp(shard, to))))
             },
         };
         self.handoff = Departing::Ready { to: departure.to.clone() };
@@ -171,7 +184,7 @@ impl super::ShardHost {
     pub(crate) fn stood(&self) -> Option<(LogTime, Epoch)> {
         match &self.stage {
             Stage::Waiting(records) => Some((records.log_time, records.epoch)),
-            Stage::Opening | Stage::Serving(_) | Stage::Closing(_) | Stage::Leaving => None,
+            Stage::Opening(_) | Stage::Serving(_) | Stage::Closing(_) => None,
         }
     }
 }
@@ -181,8 +194,12 @@ mod tests {
     use super::*;
     use mainstay_protocol::id::DiskId;
 
+    fn plan(node: &str, plan: u64) -> Handoff {
+        Handoff { to: NodeId::new(node).unwrap(), disk: DiskId::from_bytes([1; 16]), plan }
+    }
+
     fn to(node: &str) -> Handoff {
-        Handoff { to: NodeId::new(node).unwrap(), disk: DiskId::from_bytes([1; 16]) }
+        plan(node, 1)
     }
 
     /// A drain under load stood still: the director gave a plan up and made another, the lane saw
@@ -190,9 +207,9 @@ mod tests {
     #[test]
     fn a_move_planned_anew_for_another_target_starts_over() {
         let mut departing = Departing::No;
-        assert_eq!(departing.handle_plan(Some(&to("n2"))), Step::Begin);
+        assert_eq!(departing.handle_plan(Some(&to("n2")), true), Step::Begin);
         departing = Departing::Ready { to: to("n2") };
-        assert_eq!(departing.handle_plan(Some(&to("n3"))), Step::Nothing);
+        assert_eq!(departing.handle_plan(Some(&to("n3")), true), Step::Nothing);
         assert_eq!(departing, Departing::Stopping { to: to("n3") });
     }
 
@@ -200,15 +217,42 @@ mod tests {
     #[test]
     fn a_mover_that_gave_up_is_sent_again_while_the_lane_sees_a_plan() {
         let mut departing = Departing::Ready { to: to("n2") };
-        departing.handle_mover_ended();
+        departing.handle_mover_gave_up(&to("n2"));
         assert_eq!(departing, Departing::Stopping { to: to("n2") });
+    }
+
+    /// A target froze, the plan was given up, the shard took writes, and the same move was planned
+    /// again: the copy of the first mover lacks those writes.
+    #[test]
+    fn a_plan_that_is_made_again_needs_a_copy_of_its_own() {
+        let mut departing = Departing::Ready { to: plan("n2", 1) };
+        assert_eq!(departing.handle_plan(Some(&plan("n2", 3)), true), Step::Nothing);
+        assert_eq!(departing, Departing::Stopping { to: plan("n2", 3) });
+    }
+
+    /// The mover of a plan that is gone must not send a second one beside the mover of the next.
+    #[test]
+    fn a_mover_speaks_for_its_own_plan_only() {
+        let mut departing = Departing::Ready { to: plan("n3", 2) };
+        departing.handle_mover_gave_up(&plan("n2", 1));
+        assert_eq!(departing, Departing::Ready { to: plan("n3", 2) });
+    }
+
+    #[test]
+    fn a_shard_that_cannot_be_saved_stays_unless_it_is_being_copied() {
+        let mut departing = Departing::No;
+        assert_eq!(departing.handle_plan(Some(&to("n2")), false), Step::Nothing);
+        assert_eq!(departing.handle_plan(Some(&to("n2")), true), Step::Begin);
+        assert_eq!(departing.handle_plan(Some(&to("n2")), false), Step::Resume);
+        departing = Departing::Ready { to: to("n2") };
+        assert_eq!(departing.handle_plan(Some(&to("n2")), false), Step::Nothing);
     }
 
     #[test]
     fn a_plan_that_is_given_up_lets_requests_in_again() {
         let mut departing = Departing::Ready { to: to("n2") };
-        assert_eq!(departing.handle_plan(None), Step::Resume);
-        departing.handle_mover_ended();
+        assert_eq!(departing.handle_plan(None, true), Step::Resume);
+        departing.handle_mover_gave_up(&to("n2"));
         assert_eq!(departing, Departing::No);
     }
 }

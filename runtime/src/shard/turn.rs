@@ -11,14 +11,15 @@
 //! ```
 //! A turn is atomic: whatever ends it without a value leaves the state of the last good turn.
 
+pub mod away;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::future::{AbortHandle, Abortable};
+use futures_util::future::AbortHandle;
 use mainstay_protocol::entry::Change;
-use mainstay_protocol::id::{Epoch, Seq, ShardId};
+use mainstay_protocol::id::{Epoch, NodeId, RequestId, Seq, ShardId};
 use mainstay_protocol::message::{Failure, Mode, Outcome};
 use mainstay_protocol::shard::{Ask, Committing, Done, Slot, Turn, TurnId};
 use mainstay_protocol::time::{Instant, LogTime};
@@ -26,7 +27,6 @@ use mainstay_protocol::time::{Instant, LogTime};
 use super::activation::Activation;
 use super::caller::Caller;
 use super::dirty::Row;
-use super::port::{self, Behalf, TurnPort};
 use super::{Resident, Serving};
 use crate::clock;
 use crate::entity::host::{BoxState, KindHost, StateError, Style, TurnContext, TurnResult};
@@ -49,41 +49,6 @@ pub struct Loaded {
     pub turn: TurnId,
     /// The state, or why there is none.
     pub result: Result<Option<StoredState>, StorageError>,
-}
-
-/// How a turn that took the state with it came to its end.
-pub enum Ended {
-    /// It finished.
-    Finished(BoxState, TurnResult),
-    /// It panicked; the state is gone.
-    Panicked,
-    /// It took longer than its kind allows; the state is gone.
-    TimedOut,
-}
-
-impl std::fmt::Debug for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Finished(..) => "Finished",
-            Self::Panicked => "Panicked",
-            Self::TimedOut => "TimedOut",
-        })
-    }
-}
-
-/// An async or blocking turn is over.
-#[derive(Debug)]
-pub struct TurnBack {
-    /// The shard.
-    pub shard: ShardId,
-    /// The epoch in which it began.
-    pub epoch: Epoch,
-    /// The entity's row.
-    pub slot: Slot,
-    /// The turn.
-    pub turn: TurnId,
-    /// How it ended.
-    pub ended: Ended,
 }
 
 /// A turn that is not over: its state is being read, or is away.
@@ -124,6 +89,14 @@ impl Serving {
     }
 
     fn activate(&mut self, env: &mut Env, slot: Slot, running: Running) {
+        if self.is_resident(slot) {
+            // It stayed for what is uncommitted of it, and its state is to be made again.
+            match self.undo(env, slot, &running) {
+                None => self.begin(env, slot, running),
+                Some(failed) => self.end_turn(env, slot, running, failed),
+            }
+            return;
+        }
         let kind = env.kinds.at(running.caller.kind);
         if let Some(row) = self.dirty.get(&running.ask.entity) {
             kind.activated_journal.add(1);
@@ -190,11 +163,24 @@ impl Serving {
 
     fn begin(&mut self, env: &mut Env, slot: Slot, mut running: Running) {
         running.began = clock::now();
-        let id = self.resident(slot).id;
-        env.passivation.handle_busy(id);
         let kind = env.kinds.at(running.caller.kind);
         let host = Arc::clone(&kind.host);
         let style = kind.info(running.caller.method).style;
+        let quick = running.ask.mode == Mode::Query || style == Style::Inline;
+        // The state may have come from disk after the deadline.
+        let failure = if running.ask.deadline <= running.began {
+            Some(Failure::Deadline { outcome: Outcome::NotExecuted })
+        } else if self.departs() && !quick {
+            Some(env.not_primary(None::<NodeId>))
+        } else {
+            None
+        };
+        if let Some(failure) = failure {
+            self.end_turn(env, slot, running, Done::Failed { failure });
+            return;
+        }
+        let id = self.resident(slot).id;
+        env.passivation.handle_busy(id);
         match (running.ask.mode, style) {
             (Mode::Command, Style::Async) => self.begin_async(env, slot, running, &host),
             (Mode::Command, Style::Blocking) => self.begin_blocking(env, slot, running, &host),
@@ -217,111 +203,6 @@ impl Serving {
         let ended = match result {
             Ok(result) => self.settle(env, slot, &running, (None, result)),
             Err(_) => self.panicked(env, slot, &running),
-        };
-        self.end_turn(env, slot, running, ended);
-    }
-
-    fn begin_async(
-        &mut self,
-        env: &mut Env,
-        slot: Slot,
-        mut running: Running,
-        kind: &Arc<dyn KindHost>,
-    ) {
-        let gate = self.primary.gate_of(slot);
-        let gate = (gate > self.primary.watermark()).then(|| {
-            let (opener, closed) = port::gate();
-            self.gates.hold(gate, opener);
-            closed
-        });
-        let behalf = Behalf {
-            entity: running.ask.entity.clone(),
-            request: running.caller.id,
-            chain: running.caller.chain.clone(),
-            trace: running.caller.trace,
-        };
-        let port = TurnPort::new(Arc::clone(&env.port), behalf, gate);
-        let payload = std::mem::take(&mut running.caller.payload);
-        let context = context(&running, Arc::new(port));
-        let state = self.resident(slot).activation.lend();
-        let limit = kind.info().options.turn;
-        let (shard, epoch, turn) = (self.shard, self.epoch, running.turn);
-        let (inbox, method) = (env.inbox.clone(), running.caller.method);
-        let kind = Arc::clone(kind);
-        let span = running.caller.span(Verb::Handle);
-        let (abort, registration) = AbortHandle::new_pair();
-        running.abort = Some(abort);
-        self.running.insert(slot, running);
-        let task = async move {
-            let started =
-                catch_unwind(AssertUnwindSafe(|| kind.run_async(method, state, context, payload)));
-            let ended = match started {
-                Err(_) => Ended::Panicked,
-                Ok(turn) => {
-                    let turn = AssertUnwindSafe(tracing::Instrument::instrument(turn, span));
-                    match tokio::time::timeout(limit, turn.catch_unwind()).await {
-                        Ok(Ok((state, result))) => Ended::Finished(state, result),
-                        Ok(Err(_)) => Ended::Panicked,
-                        Err(_) => Ended::TimedOut,
-                    }
-                }
-            };
-            drop(inbox.push(Input::TurnBack(TurnBack { shard, epoch, slot, turn, ended })));
-        };
-        actix_rt::spawn(Abortable::new(task, registration).map(drop));
-    }
-
-    fn begin_blocking(
-        &mut self,
-        env: &mut Env,
-        slot: Slot,
-        mut running: Running,
-        kind: &Arc<dyn KindHost>,
-    ) {
-        let payload = std::mem::take(&mut running.caller.payload);
-        let context = context(&running, Arc::clone(&env.no_port));
-        let state = self.resident(slot).activation.lend();
-        let (shard, epoch, turn) = (self.shard, self.epoch, running.turn);
-        let (inbox, method) = (env.inbox.clone(), running.caller.method);
-        let (kind, room) = (Arc::clone(kind), Arc::clone(&env.blocking));
-        let span = running.caller.span(Verb::Handle);
-        self.running.insert(slot, running);
-        actix_rt::spawn(async move {
-            let permit = room.acquire_owned().await.expect("the room is never closed");
-            let ran = tokio::task::spawn_blocking(move || {
-                let _span = span.entered();
-                let ran = catch_unwind(AssertUnwindSafe(|| {
-                    kind.run_blocking(method, state, context, payload)
-                }));
-                drop(permit);
-                ran
-            });
-            let ended = match ran.await {
-                Ok(Ok((state, result))) => Ended::Finished(state, result),
-                Ok(Err(_)) | Err(_) => Ended::Panicked,
-            };
-            drop(inbox.push(Input::TurnBack(TurnBack { shard, epoch, slot, turn, ended })));
-        });
-    }
-
-    /// An async or blocking turn is over.
-    pub(crate) fn handle_turn_back(&mut self, env: &mut Env, back: TurnBack) {
-        let slot = back.slot;
-        if self.running.get(&slot).is_none_or(|running| running.turn != back.turn) {
-            return; // given up: its state was taken back when that was decided
-        }
-        let running = self.running.remove(&slot).expect("it was just seen");
-        let ended = match back.ended {
-            Ended::Finished(state, result) => {
-                self.settle(env, slot, &running, (Some(state), result))
-            }
-            Ended::Panicked => self.panicked(env, slot, &running),
-            Ended::TimedOut => {
-                let failed =
-                    Done::Failed { failure: Failure::Deadline { outcome: Outcome::Unknown } };
-                Self::count(env, &running, TurnOutcome::Timeout);
-                self.undo(env, slot, &running).unwrap_or(failed)
-            }
         };
         self.end_turn(env, slot, running, ended);
     }
@@ -384,10 +265,10 @@ impl Serving {
         self.undo(env, slot, running).unwrap_or(Done::Panicked)
     }
 
-    /// Takes the state back; `Some` when that fails and the entity must leave memory.
-    fn undo(&mut self, env: &mut Env, slot: Slot, running: &Running) -> Option<Done> {
+    /// Takes the state back; `Some` when that fails and no turn can run on it.
+    pub(crate) fn undo(&mut self, env: &mut Env, slot: Slot, running: &Running) -> Option<Done> {
         let host = Arc::clone(&env.kinds.at(running.caller.kind).host);
-        if running.ask.mode == Mode::Query {
+        if running.ask.mode == Mode::Query && self.resident(slot).activation.is_whole() {
             return None; // a query cannot change its entity
         }
         let undone = self.resident(slot).activation.undo(&*host, &running.ask.entity.key);
@@ -408,7 +289,9 @@ impl Serving {
 
     /// Ends a turn with the rules, and keeps what it left for the next commit.
     pub(crate) fn end_turn(&mut self, env: &mut Env, slot: Slot, running: Running, done: Done) {
-        if matches!(done, Done::NotActivated { .. }) {
+        let last = self.primary.gate_of(slot);
+        if matches!(done, Done::NotActivated { .. }) && last <= self.primary.watermark() {
+            // Otherwise the bytes of its last good turn are nowhere else to be found yet.
             self.take_resident(env, slot);
         }
         let (keyed, entity) = (running.ask.idempotency.is_some(), running.ask.entity.clone());
@@ -465,6 +348,13 @@ impl Serving {
 }
 
 impl Running {
+    /// The id under which the turn acts: of a keyed command the same whenever it is repeated, so
+    /// that what it asks of others takes effect once, whatever became of the first try.
+    fn request(&self) -> RequestId {
+        let key = self.ask.idempotency.as_ref();
+        key.map_or(self.caller.id, |key| RequestId::of_key(&self.ask.entity, key))
+    }
+
     /// The caller, when the turn is given up for good.
     pub(crate) fn into_caller(self) -> Caller {
         self.caller
@@ -480,7 +370,7 @@ impl Running {
 fn context(running: &Running, port: Arc<dyn crate::call::CallPort>) -> TurnContext {
     TurnContext {
         entity: running.ask.entity.clone(),
-        request: running.caller.id,
+        request: running.request(),
         now: running.log_time,
         remaining: running.ask.deadline.saturating_since(running.began),
         trace: running.caller.trace,

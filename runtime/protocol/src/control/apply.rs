@@ -346,7 +346,7 @@ impl ClusterState {
             return rule(format!("the shard is at {from} already"));
         }
         let target = self.member(&handoff.to)?;
-        if target.disk != handoff.disk {
+        if target.disk != handoff.disk || handoff.plan != config.version + 1 {
             return Err(ProposeRefused::Stale);
         }
         if target.state != MemberState::Up {

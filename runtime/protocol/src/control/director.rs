@@ -197,7 +197,7 @@ impl Director<'_> {
             if at_rest && primary.node != *to && self.can_take(to) && self.is_quiet(&primary.node) {
                 let disk = self.state.members[to].disk;
                 let stays = !self.state.draining.contains(&primary.node);
-                let handoff = Handoff { to: to.clone(), disk };
+                let handoff = Handoff { to: to.clone(), disk, plan: config.version + 1 };
                 moves.push((stays, (shard, config.expect(), handoff)));
             }
         }

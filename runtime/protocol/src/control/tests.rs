@@ -130,8 +130,9 @@ fn promote(state: &ClusterState, shard: ShardId, at: u8) -> Command {
 }
 
 fn begin(state: &ClusterState, shard: ShardId, at: u8) -> Command {
-    let handoff = Handoff { to: node(at), disk: state.members[&node(at)].disk };
     let expect = state.shard(shard).unwrap().expect();
+    let disk = state.members[&node(at)].disk;
+    let handoff = Handoff { to: node(at), disk, plan: expect.version + 1 };
     Command::BeginHandoff { shards: vec![(shard, expect, handoff)] }
 }
 
@@ -590,9 +591,10 @@ fn command_of(state: &ClusterState, draw: &Draw) -> Command {
             targets: vec![(shard, vec![name])],
         },
         8 | 9 => Command::Promote { shards: vec![(shard, expect, claim)] },
-        10 => Command::BeginHandoff {
-            shards: vec![(shard, expect, Handoff { to: name, disk: claim.disk })],
-        },
+        10 => {
+            let handoff = Handoff { to: name, disk: claim.disk, plan: expect.version + 1 };
+            Command::BeginHandoff { shards: vec![(shard, expect, handoff)] }
+        }
         11 => Command::CompleteHandoff { shard, expect, to: claim },
         12 => completion(state, shard).unwrap_or(Command::AbortHandoff { shard, expect }),
         _ => Command::AbortHandoff { shard, expect },

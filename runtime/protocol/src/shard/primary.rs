@@ -376,6 +376,14 @@ impl<T> Primary<T> {
         self.dedup.set_bytes_max(bytes_max);
     }
 
+    /// Time passed on this machine: log time goes on, and what is older than the retention is
+    /// forgotten. Every later entry has at least this log time, so all copies forget it before
+    /// they could miss it.
+    pub fn pass_time(&mut self, wall: LogTime) {
+        let log_time = self.log.pass(wall);
+        self.dedup.expire(log_time);
+    }
+
     /// See [`Table::take_expired`].
     pub fn take_expired(&mut self) -> Vec<Expired> {
         self.dedup.take_expired()

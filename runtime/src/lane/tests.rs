@@ -1,0 +1,373 @@
+//! A lane without its thread: the test says when the journal's answers and the maps arrive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use mainstay_protocol::control::{Claim, ClusterState, Handoff, Member, MemberState, ShardConfig};
+use mainstay_protocol::id::{
+    BootId, ClusterId, DiskId, EntityId, Epoch, Key, KindId, NodeId, RequestId, ShardId,
+};
+use mainstay_protocol::message::{Failure, Pressure, Request};
+use mainstay_protocol::passivation::Passivation;
+use serde_json::{Value, json};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::core::{Core, Make};
+use super::env::{Env, Me, NoPort};
+use super::kinds::Kinds;
+use super::{Arriving, Input, LaneInbox};
+use crate::clock;
+use crate::config::Config;
+use crate::entity::host::KindHost;
+use crate::prelude::*;
+use crate::shard::handoff::Departure;
+use crate::storage::{self, Storage};
+use crate::transport::reply::Envelope;
+use crate::transport::{LocalCall, LocalCalls};
+
+#[state(version = 1)]
+struct Diary {
+    lines: Vec<u64>,
+}
+
+#[entity(name = "diary")]
+impl Diary {
+    #[command]
+    fn write(&mut self, line: u64) -> usize {
+        self.lines.push(line);
+        self.lines.len()
+    }
+
+    /// Takes for ever.
+    #[command]
+    async fn ponder(&mut self, _cx: &mut Cx<'_>, line: u64) -> usize {
+        self.lines.push(line);
+        std::future::pending::<()>().await;
+        self.lines.len()
+    }
+
+    #[query]
+    fn read(&self) -> Vec<u64> {
+        self.lines.clone()
+    }
+}
+
+const SHARD: ShardId = ShardId(0);
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn disk(name: &str) -> DiskId {
+    DiskId::from_bytes([name.as_bytes()[1]; 16])
+}
+
+fn claim(name: &str) -> Claim {
+    Claim { node: node(name), disk: disk(name), boot: BootId(1) }
+}
+
+fn entity(key: &str) -> EntityId {
+    EntityId { kind: KindId::of("diary"), key: Key::new(key).unwrap() }
+}
+
+/// The lane of node `n1`, with one shard.
+struct Rig {
+    core: Core,
+    inbox: LaneInbox,
+    calls: LocalCalls,
+    host: Arc<dyn KindHost>,
+    departures: Arc<Mutex<Vec<Departure>>>,
+    map: ClusterState,
+    /// The journal's answers, while they are held back.
+    held: Option<Vec<Input>>,
+    storage: Storage,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    /// `n1` serves the shard in epoch 1.
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config::default();
+        let inbox = LaneInbox::default();
+        let opened = storage::open(&config.storage, dir.path(), Some(&node("n1"))).unwrap();
+        let news = inbox.clone();
+        let notify: storage::Notify = Arc::new(move |it| drop(news.push(Input::Journal(it))));
+        let (storage, _) = opened.start(1, notify).unwrap();
+        let registry = Registry::new().entity::<Diary>().build().unwrap();
+        let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
+        let departed = Arc::clone(&departures);
+        let env = Env {
+            lane: 0,
+            me: Me { node: node("n1"), disk: disk("n1"), boot: BootId(1) },
+            inbox: inbox.clone(),
+            journal: storage.journal().clone(),
+            state: storage.state().clone(),
+            kinds: Kinds::new(&registry),
+            passivation: Passivation::new(1 << 20),
+            port: Arc::new(NoPort),
+            no_port: Arc::new(NoPort),
+            blocking: Arc::new(Semaphore::new(1)),
+            scratch: Vec::new(),
+            slow_turn: Duration::from_secs(1),
+            map_version: 0,
+            shards_total: 1,
+            limits: config.limits.clone(),
+            departures: Arc::new(move |departure| departed.lock().unwrap().push(departure)),
+            dirty_bytes: std::cell::Cell::new(0),
+        };
+        let map = first_map();
+        let make = Make {
+            lanes: 1,
+            turns_per_pass: 256,
+            save_every: Duration::from_millis(1),
+            recovered: Vec::new(),
+            map: Arc::new(ClusterState { version: 0, ..map.clone() }),
+        };
+        let mut this = Self {
+            core: Core::new(env, make),
+            inbox,
+            calls: LocalCalls::start(1, &tokio::runtime::Handle::current()),
+            host: Arc::clone(registry.kind(KindId::of("diary")).unwrap()),
+            departures,
+            map,
+            held: None,
+            storage,
+            _dir: dir,
+        };
+        this.publish(|_| {}).await;
+        this
+    }
+
+    /// Lets the lane work until nothing has happened for a while.
+    async fn settle(&mut self) {
+        let mut quiet = 0;
+        let mut batch = Vec::new();
+        while quiet < 20 {
+            self.inbox.take(&mut batch, &Context::from_waker(Waker::noop()));
+            quiet = if batch.is_empty() { quiet + 1 } else { 0 };
+            for input in batch.drain(..) {
+                match (&mut self.held, input) {
+                    (Some(held), input @ Input::Journal(_)) => held.push(input),
+                    (_, input) => self.core.handle(input),
+                }
+            }
+            while self.core.run() {}
+            self.core.flush();
+            self.core.handle(Input::Tick);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Changes the shard's record in the map, and lets the lane see it.
+    async fn publish(&mut self, change: impl FnOnce(&mut ShardConfig)) {
+        self.plan(change);
+        self.core.handle(Input::Map(Arc::new(self.map.clone())));
+        self.settle().await;
+    }
+
+    /// The same, unseen by the lane.
+    fn plan(&mut self, change: impl FnOnce(&mut ShardConfig)) {
+        self.map.version += 1;
+        let config = &mut self.map.shards[0];
+        config.version += 1;
+        change(config);
+    }
+
+    /// Plans a move to this node.
+    async fn plan_move(&mut self, to: &str) {
+        let to = to.to_owned();
+        self.publish(|config| {
+            let plan = config.version;
+            config.handoff = Some(Handoff { to: node(&to), disk: disk(&to), plan });
+        })
+        .await;
+    }
+
+    fn ask(&self, method: &str, arguments: &Value) -> LocalCall {
+        let info = self.host.info();
+        let at = info.methods.iter().position(|known| known.name == method).unwrap();
+        let json = serde_json::to_vec(arguments).unwrap();
+        let payload = self.host.arguments_from_json(at, &json).unwrap();
+        let deadline = clock::now() + Duration::from_secs(10);
+        let (reply, call) = self.calls.open(0, deadline, None);
+        let request = Request {
+            correlation: 0,
+            id: RequestId { caller: 1, number: 1 },
+            shard: SHARD,
+            epoch: Epoch(0),
+            kind: info.id,
+            key: Key::new("mine").unwrap(),
+            method: info.methods[at].id,
+            mode: info.methods[at].mode,
+            pressure: Pressure::Wait,
+            remaining_us: 10_000_000,
+            idempotency: None,
+            chain: Vec::new(),
+            attempt: 0,
+            trace: None,
+            from_kind: None,
+            payload,
+        };
+        let envelope =
+            Envelope { request, deadline, bytes: 100, source: 0, source_share: 64, reply };
+        drop(self.inbox.push(Input::Request(envelope)));
+        call
+    }
+
+    /// A line that must be acknowledged.
+    async fn write(&mut self, line: u64) {
+        let call = self.ask("write", &json!({ "line": line }));
+        self.settle().await;
+        assert!(answer(call).is_ok(), "line {line} is not acknowledged");
+    }
+
+    /// The lines that the tables hold.
+    async fn stored(&self) -> Value {
+        let (tell, told) = oneshot::channel();
+        let done = move |result| drop(tell.send(result));
+        self.storage.state().load(SHARD, entity("mine"), Box::new(done));
+        let stored = told.await.unwrap().unwrap().unwrap();
+        self.host.state_to_json(&stored.bytes).unwrap()["lines"].clone()
+    }
+
+    /// Where the shard was ready to go, since the last look.
+    fn departed(&self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures.lock().unwrap())
+    }
+}
+
+/// What the call was answered; the lane has settled.
+fn answer(call: LocalCall) -> Result<Bytes, Failure> {
+    call.now_or_never().expect("the lane has settled").map(|success| success.value)
+}
+
+fn first_map() -> ClusterState {
+    let member = |name: &str| Member {
+        disk: disk(name),
+        boot: BootId(1),
+        peer_addr: String::new(),
+        http_addr: String::new(),
+        zone: String::new(),
+        weight: 1,
+        lanes: 1,
+        state: MemberState::Up,
+        wire_max: 1,
+    };
+    ClusterState {
+        cluster: Some(ClusterId::from_bytes([9; 16])),
+        version: 1,
+        placement_version: 1,
+        standbys: 0,
+        min_insync: 1,
+        grouping: BTreeMap::new(),
+        members: ["n1", "n2", "n3"].map(|name| (node(name), member(name))).into(),
+        draining: std::collections::BTreeSet::new(),
+        shards: vec![ShardConfig {
+            epoch: Epoch(1),
+            version: 1,
+            primary: Some(claim("n1")),
+            in_sync: BTreeMap::from([(node("n1"), disk("n1"))]),
+            targets: vec![node("n1")],
+            handoff: None,
+        }],
+    }
+}
+
+/// A handoff took an entity out of memory whose last turn was on its way to the journal; the next
+/// turn then began from the state before, and an acknowledged line was gone.
+#[actix::test]
+async fn a_handoff_keeps_what_the_journal_has_not_answered() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    rig.held = Some(Vec::new());
+    let second = rig.ask("write", &json!({ "line": 2 }));
+    rig.settle().await;
+    let pondered = rig.ask("ponder", &json!({ "line": 3 }));
+    rig.settle().await;
+    let fourth = rig.ask("write", &json!({ "line": 4 }));
+    rig.settle().await;
+    rig.plan_move("n2").await;
+    for held in rig.held.take().unwrap() {
+        rig.core.handle(held);
+    }
+    rig.settle().await;
+    answer(second).unwrap();
+    answer(fourth).unwrap();
+    assert!(matches!(answer(pondered), Err(Failure::NotPrimary { .. })), "it runs at the target");
+    assert_eq!(rig.departed().len(), 1);
+    assert_eq!(rig.stored().await, json!([1, 2, 4]));
+}
+
+/// A drain under load stood still when a plan was given up and made again for another target
+/// between two looks at the map; and each mover must speak for its own plan only.
+#[actix::test]
+async fn a_shard_departs_once_for_every_plan_and_again_when_its_mover_gave_up() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    rig.plan_move("n2").await;
+    let first = rig.departed().pop().unwrap();
+    rig.plan_move("n3").await;
+    let second = rig.departed().pop().expect("a plan for another target starts over");
+    assert_eq!(second.to.to, node("n3"));
+
+    (first.gave_up)();
+    rig.settle().await;
+    assert!(rig.departed().is_empty(), "the mover of the second plan is under way");
+    (second.gave_up)();
+    rig.settle().await;
+    let third = rig.departed().pop().expect("its mover gave up and the plan stands");
+    assert_eq!(third.to, second.to);
+
+    rig.publish(|config| config.handoff = None).await;
+    rig.write(2).await;
+    rig.plan_move("n3").await;
+    let last = rig.departed().pop().expect("the same move, planned again, is another one");
+    assert!(last.to.plan > third.to.plan && last.last > third.last);
+    (third.gave_up)();
+    rig.settle().await;
+    assert!(rig.departed().is_empty());
+}
+
+/// A shard left and is on its way back: what the lane still holds of it must neither be served nor
+/// written nor dropped once the copy arrives, in whatever order lane and mover see the maps.
+#[actix::test]
+async fn a_lane_lets_go_of_a_shard_before_its_copy_arrives() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    let behind = Arc::new(rig.map.clone());
+    rig.plan(|config| {
+        config.epoch = Epoch(2);
+        config.primary = Some(claim("n2"));
+        config.in_sync = BTreeMap::from([(node("n2"), disk("n2"))]);
+        config.handoff = None;
+    });
+    let elsewhere = Arc::new(rig.map.clone());
+    rig.plan(|config| {
+        let plan = config.version;
+        config.handoff = Some(Handoff { to: node("n1"), disk: disk("n1"), plan });
+    });
+    let mut let_go = false;
+    for _ in 0..10 {
+        let (tell, told) = oneshot::channel();
+        let map = Arc::new(rig.map.clone());
+        let arriving = Arriving { shard: SHARD, map, let_go: tell };
+        drop(rig.inbox.push(Input::Arriving(Box::new(arriving))));
+        rig.settle().await;
+        let_go |= told.await.unwrap();
+    }
+    assert!(let_go, "a lane that has nothing under way lets go");
+    assert!(rig.core.shards.is_empty());
+    for late in [behind, elsewhere] {
+        rig.core.handle(Input::Map(late));
+        rig.settle().await;
+        assert!(rig.core.shards.is_empty(), "a map from before the copy changes nothing");
+    }
+    let call = rig.ask("write", &json!({ "line": 2 }));
+    rig.settle().await;
+    assert!(matches!(answer(call), Err(Failure::NotPrimary { .. })));
+}
