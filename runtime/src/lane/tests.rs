@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use mainstay_protocol::control::{Claim, ClusterState, Handoff, Member, MemberState, ShardConfig};
 use mainstay_protocol::id::{
-    BootId, ClusterId, DiskId, EntityId, Epoch, Key, KindId, NodeId, RequestId, ShardId,
+    BootId, ClusterId, DiskId, EntityId, Epoch, IdempotencyKey, Key, KindId, NodeId, RequestId,
+    ShardId,
 };
 use mainstay_protocol::message::{Failure, Pressure, Request};
 use mainstay_protocol::passivation::Passivation;
@@ -20,6 +21,7 @@ use super::core::{Core, Make};
 use super::env::{Env, Me, NoPort};
 use super::kinds::Kinds;
 use super::{Arriving, Input, LaneInbox};
+use crate::call::{Call, CallFuture, CallPort};
 use crate::clock;
 use crate::config::Config;
 use crate::entity::host::KindHost;
@@ -50,10 +52,34 @@ impl Diary {
         self.lines.len()
     }
 
+    /// Has another diary written, and panics then if asked to.
+    #[command]
+    async fn dictate(&mut self, cx: &mut Cx<'_>, fail: bool) -> bool {
+        let told = cx.get::<Self>("other").write(1).await;
+        assert!(!fail, "as asked");
+        told.is_ok()
+    }
+
     #[query]
     fn read(&self) -> Vec<u64> {
         self.lines.clone()
     }
+}
+
+/// Its own code fails outside every handler.
+#[state(version = 1, default = "manual")]
+struct Cursed {}
+
+impl Default for Cursed {
+    fn default() -> Self {
+        panic!("no one may begin like this")
+    }
+}
+
+#[entity(name = "cursed")]
+impl Cursed {
+    #[query]
+    fn read(&self) {}
 }
 
 const SHARD: ShardId = ShardId(0);
@@ -74,17 +100,29 @@ fn entity(key: &str) -> EntityId {
     EntityId { kind: KindId::of("diary"), key: Key::new(key).unwrap() }
 }
 
+/// Notes what turns ask of others.
+#[derive(Default)]
+struct Recorder(Mutex<Vec<Call>>);
+
+impl CallPort for Recorder {
+    fn call(&self, call: Call) -> CallFuture {
+        self.0.lock().unwrap().push(call);
+        std::future::ready(Err(Failure::KeyConflict)).boxed()
+    }
+}
+
 /// The lane of node `n1`, with one shard.
 struct Rig {
     core: Core,
     inbox: LaneInbox,
     calls: LocalCalls,
-    host: Arc<dyn KindHost>,
+    registry: Arc<Registry>,
     departures: Arc<Mutex<Vec<Departure>>>,
     map: ClusterState,
     /// The journal's answers, while they are held back.
     held: Option<Vec<Input>>,
     storage: Storage,
+    asked: Arc<Recorder>,
     _dir: tempfile::TempDir,
 }
 
@@ -98,9 +136,10 @@ impl Rig {
         let news = inbox.clone();
         let notify: storage::Notify = Arc::new(move |it| drop(news.push(Input::Journal(it))));
         let (storage, _) = opened.start(1, notify).unwrap();
-        let registry = Registry::new().entity::<Diary>().build().unwrap();
+        let registry = Registry::new().entity::<Diary>().entity::<Cursed>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);
+        let asked = Arc::new(Recorder::default());
         let env = Env {
             lane: 0,
             me: Me { node: node("n1"), disk: disk("n1"), boot: BootId(1) },
@@ -109,7 +148,7 @@ impl Rig {
             state: storage.state().clone(),
             kinds: Kinds::new(&registry),
             passivation: Passivation::new(1 << 20),
-            port: Arc::new(NoPort),
+            port: Arc::clone(&asked) as Arc<dyn CallPort>,
             no_port: Arc::new(NoPort),
             blocking: Arc::new(Semaphore::new(1)),
             scratch: Vec::new(),
@@ -132,11 +171,12 @@ impl Rig {
             core: Core::new(env, make),
             inbox,
             calls: LocalCalls::start(1, &tokio::runtime::Handle::current()),
-            host: Arc::clone(registry.kind(KindId::of("diary")).unwrap()),
+            registry,
             departures,
             map,
             held: None,
             storage,
+            asked,
             _dir: dir,
         };
         this.publish(|_| {}).await;
@@ -189,15 +229,34 @@ impl Rig {
     }
 
     fn ask(&self, method: &str, arguments: &Value) -> LocalCall {
-        let info = self.host.info();
+        self.ask_keyed(method, arguments, None)
+    }
+
+    fn ask_keyed(&self, method: &str, arguments: &Value, key: Option<&str>) -> LocalCall {
+        self.ask_kind("diary", method, arguments, key)
+    }
+
+    fn kind(&self, name: &str) -> &dyn KindHost {
+        &**self.registry.kind(KindId::of(name)).unwrap()
+    }
+
+    fn ask_kind(
+        &self,
+        kind: &str,
+        method: &str,
+        arguments: &Value,
+        key: Option<&str>,
+    ) -> LocalCall {
+        let host = self.kind(kind);
+        let info = host.info();
         let at = info.methods.iter().position(|known| known.name == method).unwrap();
         let json = serde_json::to_vec(arguments).unwrap();
-        let payload = self.host.arguments_from_json(at, &json).unwrap();
+        let payload = host.arguments_from_json(at, &json).unwrap();
         let deadline = clock::now() + Duration::from_secs(10);
         let (reply, call) = self.calls.open(0, deadline, None);
         let request = Request {
             correlation: 0,
-            id: RequestId { caller: 1, number: 1 },
+            id: RequestId { caller: 1, number: fastrand::u64(..) },
             shard: SHARD,
             epoch: Epoch(0),
             kind: info.id,
@@ -206,7 +265,7 @@ impl Rig {
             mode: info.methods[at].mode,
             pressure: Pressure::Wait,
             remaining_us: 10_000_000,
-            idempotency: None,
+            idempotency: key.map(|key| IdempotencyKey::new(key).unwrap()),
             chain: Vec::new(),
             attempt: 0,
             trace: None,
@@ -232,7 +291,7 @@ impl Rig {
         let done = move |result| drop(tell.send(result));
         self.storage.state().load(SHARD, entity("mine"), Box::new(done));
         let stored = told.await.unwrap().unwrap().unwrap();
-        self.host.state_to_json(&stored.bytes).unwrap()["lines"].clone()
+        self.kind("diary").state_to_json(&stored.bytes).unwrap()["lines"].clone()
     }
 
     /// Where the shard was ready to go, since the last look.
@@ -370,4 +429,30 @@ async fn a_lane_lets_go_of_a_shard_before_its_copy_arrives() {
     let call = rig.ask("write", &json!({ "line": 2 }));
     rig.settle().await;
     assert!(matches!(answer(call), Err(Failure::NotPrimary { .. })));
+}
+
+/// A client repeats a keyed command whose first try panicked, or whose primary died, after it had
+/// asked another entity: that must know the second request for the first one.
+#[actix::test]
+async fn what_a_keyed_command_asks_of_others_is_the_same_when_it_is_repeated() {
+    let mut rig = Rig::new().await;
+    for (fail, key) in [(true, Some("k")), (true, Some("k")), (false, None), (false, None)] {
+        let call = rig.ask_keyed("dictate", &json!({ "fail": fail }), key);
+        rig.settle().await;
+        assert_eq!(matches!(answer(call), Err(Failure::Panicked { .. })), fail);
+    }
+    let asked = std::mem::take(&mut *rig.asked.0.lock().unwrap());
+    let keys: Vec<_> = asked.into_iter().map(|call| call.idempotency.unwrap()).collect();
+    assert_eq!(keys[0], keys[1]);
+    assert_ne!(keys[2], keys[3], "without a key, two calls are two commands");
+}
+
+/// A `Default`, a `Migrate` or a decoder that panics is the trouble of its callers, not of the node.
+#[actix::test]
+async fn a_state_whose_own_code_panics_is_refused_and_the_lane_lives_on() {
+    let mut rig = Rig::new().await;
+    let call = rig.ask_kind("cursed", "read", &json!({}), None);
+    rig.settle().await;
+    assert!(matches!(answer(call), Err(Failure::Version { .. })));
+    rig.write(1).await;
 }
