@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::control::{Claim, ClusterState};
 use mainstay_protocol::id::NodeId;
 use tokio::sync::watch;
 
@@ -32,7 +32,6 @@ use crate::control::plane::ControlPlane;
 use crate::entity::{Entity, Registry};
 use crate::events::EventLog;
 use crate::ingress::{Door, DoorPort, Permit};
-use crate::lane::env::Me;
 use crate::lane::{LaneActor, LaneInbox, StopLane};
 use crate::router::Router;
 use crate::storage::{Journal, State, Storage};
@@ -61,7 +60,7 @@ pub enum Phase {
 pub struct Cluster(Arc<Inner>);
 
 struct Inner {
-    me: Me,
+    me: Claim,
     zone: String,
     peer_addr: String,
     started_at: mainstay_protocol::time::Instant,

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use mainstay_protocol::control::{Claim, ClusterState, Command, Expect, ProposeRefused};
 use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::Caller;
+use mainstay_protocol::shard::handoff;
 use mainstay_protocol::snapshot::{Body, Message, Row};
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
@@ -248,10 +249,7 @@ impl Mover {
     fn expects(&self, map: &ClusterState, from: &NodeId, message: &Message) -> bool {
         let Some(config) = map.shards.get(message.shard.0 as usize) else { return false };
         let Caller::Node { node: me, .. } = self.parts.identity.caller() else { return false };
-        let primary = config.primary.as_ref().is_some_and(|claim| claim.node == *from);
-        let plan = config.handoff.as_ref();
-        let planned = plan.is_some_and(|plan| plan.to == *me && plan.plan == message.plan);
-        primary && planned && config.epoch == message.epoch
+        handoff::is_expected(config, me, from, message)
     }
 
     async fn store(&self, message: Message) -> Result<(), ReceiveError> {

@@ -25,12 +25,13 @@ use mainstay_protocol::control::ShardConfig;
 use mainstay_protocol::id::{Epoch, Seq, ShardId};
 use mainstay_protocol::message::{Failure, Outcome};
 use mainstay_protocol::passivation::ResidentId;
+use mainstay_protocol::shard::handoff::Departing;
 use mainstay_protocol::shard::primary::Primary;
 use mainstay_protocol::shard::{self as rules, Held, Post, Slot};
 use mainstay_protocol::time::{Instant, LogTime};
 
 use crate::clock;
-use crate::lane::env::{Env, Me};
+use crate::lane::env::Env;
 use crate::storage::{self, OpenedShard, RecoveredShard, StorageError};
 use activation::Activation;
 use caller::Caller;
@@ -124,7 +125,7 @@ pub struct Serving {
     pub(crate) running: BTreeMap<Slot, turn::Running>,
     pub(crate) gates: Held<GateOpener>,
     pub(crate) unsent: commit::Unsent,
-    pub(crate) handoff: handoff::Departing,
+    pub(crate) handoff: Departing,
     /// Batches with entries of this shard that the journal has not answered.
     pub(crate) in_flight: u32,
     residents: Vec<Option<Resident>>,
@@ -271,22 +272,6 @@ impl ShardHost {
     }
 }
 
-/// Whether the map names this very start of this node as the primary.
-pub fn claimed_by(config: &ShardConfig, me: &Me) -> bool {
-    config.primary.as_ref().is_some_and(|claim| {
-        claim.node == me.node && claim.disk == me.disk && claim.boot == me.boot
-    })
-}
-
-/// Whether what is stored here of a shard is of no use any more: a later epoch than the one that
-/// wrote it lives elsewhere, and holds everything. A map that is behind says nothing of the kind.
-pub fn stranded(config: &ShardConfig, stored: Epoch, me: &Me) -> bool {
-    let elsewhere = config.primary.as_ref().is_some_and(|claim| claim.node != me.node);
-    let in_sync = config.in_sync.get(&me.node) == Some(&me.disk);
-    let expected = config.handoff.as_ref().is_some_and(|handoff| handoff.to == me.node);
-    config.epoch > stored && elsewhere && !in_sync && !expected
-}
-
 /// The answer to everyone whose outcome is open when a primary steps down.
 pub(crate) fn unknown() -> Failure {
     let reason = "the primary stepped down before the outcome was certain".to_owned();
@@ -305,7 +290,7 @@ impl Serving {
             running: BTreeMap::new(),
             gates: Held::new(last),
             unsent: commit::Unsent::default(),
-            handoff: handoff::Departing::No,
+            handoff: Departing::No,
             in_flight: 0,
             residents: Vec::new(),
             listed: false,

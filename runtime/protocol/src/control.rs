@@ -214,7 +214,7 @@ pub struct Claim {
 }
 
 /// A planned move.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Handoff {
     /// To whom.
     pub to: NodeId,

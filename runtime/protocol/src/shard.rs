@@ -41,6 +41,7 @@
 //! itself; the others stay until `remove_row`.
 
 mod admission;
+pub mod handoff;
 mod log;
 mod pending;
 mod quarantine;

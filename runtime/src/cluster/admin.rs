@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_protocol::control::{Command, ProposeRefused};
 use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
+use mainstay_protocol::shard::handoff::is_claimed;
 use tokio::sync::oneshot;
 
 use super::start::LANE_PATIENCE;
@@ -14,7 +15,6 @@ use crate::handoff::answered;
 use crate::lane::inspect::{EntityView, Inspect, LaneView, Listing};
 use crate::lane::{Input, lane_of};
 use crate::router::locality::LocalityRow;
-use crate::shard::claimed_by;
 use crate::storage::{Scan, ScanCursor, StorageError};
 
 /// A node, at one moment.
@@ -136,7 +136,7 @@ impl Cluster {
     /// Shards that the map gives to this start of the node.
     fn claims(&self) -> usize {
         let map = self.map();
-        map.shards.iter().filter(|config| claimed_by(config, &self.0.me)).count()
+        map.shards.iter().filter(|config| is_claimed(config, &self.0.me)).count()
     }
 
     /// Whether every shard has a primary and this node serves its own.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_protocol::control::Claim;
 use mainstay_protocol::control::{Member, MemberState};
 use mainstay_protocol::id::ShardId;
 use mainstay_protocol::message::WIRE_VERSION;
@@ -20,7 +21,6 @@ use crate::entity::{Registry, RegistryError};
 use crate::events::EventLog;
 use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
-use crate::lane::env::Me;
 use crate::lane::{Adopt, Input, LaneInbox, lane_of};
 use crate::membership::{JoinError, Patience};
 use crate::router::Router;
@@ -158,7 +158,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
 pub(super) struct Node {
     pub(super) config: Config,
     pub(super) registry: Arc<Registry>,
-    pub(super) me: Me,
+    pub(super) me: Claim,
     pub(super) lanes: u16,
     /// Where it listens, and what it tells others.
     addr: String,
@@ -187,7 +187,7 @@ struct Control {
 impl Node {
     fn new(config: Config, registry: Arc<Registry>, opened: &Opened, addr: String) -> Self {
         let found = &opened.identity;
-        let me = Me { node: found.node.clone(), disk: found.disk, boot: found.boot };
+        let me = Claim { node: found.node.clone(), disk: found.disk, boot: found.boot };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let lanes = match config.lanes.count {
             0 => u16::try_from(cores).unwrap_or(u16::MAX),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use mainstay_protocol::control::{ClusterState, ShardConfig};
 use mainstay_protocol::entry::Segment;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
+use mainstay_protocol::shard::handoff;
 use mainstay_protocol::time::Instant;
 use metrics::gauge;
 use tokio::sync::oneshot;
@@ -324,7 +325,7 @@ impl Core {
     fn handle_config(&mut self, shard: ShardId) {
         let map = Arc::clone(&self.map);
         let Some(config) = map.shards.get(shard.0 as usize) else { return };
-        let claimed = shard::claimed_by(config, &self.env.me) && self.stopping.is_none();
+        let claimed = handoff::is_claimed(config, &self.env.me) && self.stopping.is_none();
         let Some(host) = self.shards.get_mut(&shard) else {
             if claimed {
                 self.open(shard, config.epoch);
@@ -345,7 +346,9 @@ impl Core {
                 host.serve(&self.env, config, map.min_insync);
                 self.touch(shard);
             }
-            Some(stored) if shard::stranded(config, stored, &self.env.me) => self.drop_shard(shard),
+            Some(stored) if handoff::is_stranded(config, stored, &self.env.me) => {
+                self.drop_shard(shard);
+            }
             Some(_) | None => {}
         }
     }
@@ -355,10 +358,8 @@ impl Core {
     fn handle_arriving(&mut self, arriving: Arriving) {
         let Arriving { shard, map, let_go } = arriving;
         self.handle_map(map);
-        let expected = self.map.shards.get(shard.0 as usize).is_some_and(|config| {
-            let to_me = config.handoff.as_ref().is_some_and(|plan| plan.to == self.env.me.node);
-            to_me && !config.in_sync.contains_key(&self.env.me.node)
-        });
+        let config = self.map.shards.get(shard.0 as usize);
+        let expected = config.is_some_and(|config| handoff::is_arriving(config, &self.env.me.node));
         let quiet = self.shards.get(&shard).is_none_or(ShardHost::is_quiet);
         if expected && quiet && self.shards.contains_key(&shard) {
             self.drop_shard(shard);

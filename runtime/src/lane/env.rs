@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use mainstay_protocol::control::Claim;
 use mainstay_protocol::dedup;
-use mainstay_protocol::id::{BootId, DiskId, NodeId, ShardId};
+use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::{Failure, Outcome};
 use mainstay_protocol::passivation::Passivation;
 use mainstay_protocol::shard::{self as rules, Slot};
@@ -23,23 +24,12 @@ use crate::storage::{Journal, State};
 /// two ticks: shards are used very unequally, and none is refused while there is room.
 pub(super) const DEDUP_SHARE: u64 = 8;
 
-/// The node that a lane belongs to.
-#[derive(Debug, Clone)]
-pub struct Me {
-    /// Its name.
-    pub node: NodeId,
-    /// Its data directory.
-    pub disk: DiskId,
-    /// Its start.
-    pub boot: BootId,
-}
-
 /// What all shards of a lane share.
 pub struct Env {
     /// The lane's number.
     pub lane: u16,
-    /// The node.
-    pub me: Me,
+    /// This start of this node, as it claims shards.
+    pub me: Claim,
     /// The way back into the lane.
     pub inbox: LaneInbox,
     /// The journal.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::core::{Core, Make};
-use super::env::{Env, Me, NoPort};
+use super::env::{Env, NoPort};
 use super::kinds::Kinds;
 use super::{Arriving, Input, LaneInbox};
 use crate::call::{Call, CallFuture, CallPort};
@@ -142,7 +142,7 @@ impl Rig {
         let asked = Arc::new(Recorder::default());
         let env = Env {
             lane: 0,
-            me: Me { node: node("n1"), disk: disk("n1"), boot: BootId(1) },
+            me: claim("n1"),
             inbox: inbox.clone(),
             journal: storage.journal().clone(),
             state: storage.state().clone(),
