@@ -10,8 +10,8 @@ use mainstay_protocol::id::{
     BootId, ClusterId, DiskId, Epoch, Key, KindId, MethodId, NodeId, RequestId, Seq, ShardId, Token,
 };
 use mainstay_protocol::message::{
-    Cancel, ControlAnswer, ControlBody, Failure, Hello, MAGIC, Mode, Outcome, Pressure, Purpose,
-    Reject, Request, Success, Tag, Welcome, Window,
+    Cancel, ControlAnswer, ControlBody, ControlRequest, Failure, Hello, MAGIC, Mode, Outcome,
+    Pressure, Purpose, Reject, Request, Success, Tag, Welcome, Window,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

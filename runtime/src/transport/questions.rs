@@ -1,4 +1,7 @@
 //! The answering end of connections on which one frame asks and one frame answers.
+//!
+//! An answer may be a thousand times its question, so what a peer does not read stops everything
+//! before it: no question starts and none goes on while so many bytes wait for it.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -59,7 +62,7 @@ impl Ended {
 }
 
 /// Serves until the connection ends. `answer` turns a question's body into the future of a whole
-/// frame; futures run at once, up to the limit, then no more is read.
+/// frame; futures run at once, up to the limit, then no more questions are taken.
 pub(super) async fn serve<A, F>(questions: Questions, answer: A) -> Ended
 where
     A: FnMut(&[u8]) -> Result<F, FrameError>,
@@ -97,11 +100,27 @@ where
         if let Some(buffer) = writing.refill().filter(|_| !answers.is_empty()) {
             std::mem::swap(buffer, &mut answers);
         }
-        let listening =
-            running.len() < questions.at_once && answers.len() < config.unread_bytes_soft;
+        let room = answers.len() + writing.pending() < config.unread_bytes_soft;
+        let mut frames = 0;
+        while room
+            && running.len() < questions.at_once
+            && let Some((tag, body)) = reading.next_frame()?
+        {
+            if tag != questions.tag {
+                return Err(FrameError::Tag { tag: tag as u8 }.into());
+            }
+            running.push(answer(body)?);
+            frames += 1;
+        }
+        if frames > 0 {
+            meters.count(Direction::Received, frames, 0);
+            watch.note(&reading, frames);
+        }
+        // then no whole frame is left of what was read
+        let listening = room && running.len() < questions.at_once;
         tokio::select! {
             biased;
-            Some(frame) = running.next(), if !running.is_empty() => {
+            Some(frame) = running.next(), if room && !running.is_empty() => {
                 let frame: Vec<u8> = frame;
                 meters.count(Direction::Sent, 1, frame.len());
                 answers.extend_from_slice(&frame);
@@ -114,18 +133,12 @@ where
                 if bytes == 0 {
                     return Err(Ended::ByPeer);
                 }
-                let mut frames = 0;
-                while let Some((tag, body)) = reading.next_frame()? {
-                    if tag != questions.tag {
-                        return Err(FrameError::Tag { tag: tag as u8 }.into());
-                    }
-                    running.push(answer(body)?);
-                    frames += 1;
-                }
-                meters.count(Direction::Received, frames, bytes);
-                watch.note(&reading, frames);
+                meters.count(Direction::Received, 0, bytes);
+                watch.note(&reading, 0);
             }
-            _ = tick.tick() => watch.check(config, &writing, !running.is_empty())?,
+            _ = tick.tick() => {
+                watch.check(config, &writing, !listening || !running.is_empty())?;
+            },
         }
     }
 }

@@ -86,3 +86,38 @@ async fn shard_state_passes_message_by_message() {
     let state = Bytes::from(vec![5; snapshots::MESSAGE_BYTES_MAX]);
     assert_eq!(link.send(state).await.unwrap(), Bytes::from(vec![5]), "it goes on");
 }
+
+/// One client sent 4,600 questions of 14 bytes in one piece and read nothing: all were answered
+/// into memory, half a gigabyte of maps, before one byte was written.
+#[tokio::test]
+async fn questions_wait_while_their_answers_are_not_read() {
+    const ASKED: u64 = 2_000;
+    // more than both sockets hold together, and far less than all answers
+    const STARTED_MAX: u64 = 1_000;
+    let started = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let count = Arc::clone(&started);
+    let answer = Bytes::from(vec![7; 64 << 10]);
+    let control: ControlHandler = Arc::new(move |_, _| {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Box::pin(std::future::ready(Ok(ControlAnswer::Consensus(answer.clone()))))
+    });
+    let peer = Node::of(Plan { control, ..Plan::default() }, echo).await;
+    let (caller, addr) = (Identity::client("greedy".to_owned()), peer.addr.to_string());
+    let (mut stream, _) =
+        dial(&caller, &Config::default(), &addr, None, Purpose::Control).await.unwrap();
+    let mut asked = Vec::new();
+    for correlation in 0..ASKED {
+        let request = ControlRequest { correlation, body: ControlBody::Map { have: 0 } };
+        frame::encode(Tag::ControlRequest, &request, &mut asked).unwrap();
+    }
+    stream.write_all(&asked).await.unwrap();
+    until(|| started.load(std::sync::atomic::Ordering::SeqCst) > 0).await;
+    tokio::time::sleep(SECOND / 2).await;
+    let begun = started.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(begun < STARTED_MAX, "{begun} of {ASKED} were answered, and none was read");
+
+    for _ in 0..ASKED {
+        let (tag, _) = frame::read_frame(&mut stream, 1 << 20).await.unwrap();
+        assert_eq!(tag, Tag::ControlReply, "whoever reads gets everything");
+    }
+}
