@@ -88,9 +88,11 @@ pub struct MembershipHandle {
 }
 
 impl MembershipHandle {
-    /// Answers who this node is, and remembers who asked.
-    pub fn handle_discover(&self, asker: Candidate) -> Candidate {
-        self.known.hear(asker);
+    /// Answers who this node is, and remembers who asked, if it is known who did.
+    pub fn handle_discover(&self, asker: Option<Candidate>) -> Candidate {
+        if let Some(asker) = asker {
+            self.known.hear(asker);
+        }
         self.known.me()
     }
 

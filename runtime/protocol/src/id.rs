@@ -44,7 +44,7 @@ pub enum NameError {
 
 /// The stable, human name of a node, unique in its cluster: `n1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "Arc<str>", into = "Arc<str>")]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
@@ -60,6 +60,21 @@ impl NodeId {
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl TryFrom<Arc<str>> for NodeId {
+    type Error = NameError;
+
+    fn try_from(name: Arc<str>) -> Result<Self, NameError> {
+        check_name("node name", &name)?;
+        Ok(Self(name))
+    }
+}
+
+impl From<NodeId> for Arc<str> {
+    fn from(node: NodeId) -> Self {
+        node.0
     }
 }
 
@@ -460,6 +475,16 @@ mod tests {
         );
         assert!(NodeId::new("N 1").is_err());
         assert!(Key::new("unicode \u{1F600} is fine").is_ok());
+    }
+
+    #[test]
+    fn a_node_name_that_arrives_is_checked_like_one_that_is_made() {
+        let decode =
+            |name: &str| rmp_serde::from_slice::<NodeId>(&rmp_serde::to_vec(name).unwrap());
+        assert_eq!(decode("n1").unwrap(), NodeId::new("n1").unwrap());
+        assert!(decode("").is_err());
+        assert!(decode("N 1").is_err());
+        assert!(decode(&"n".repeat(1_000_000)).is_err());
     }
 
     #[test]

@@ -20,6 +20,10 @@ pub const CALL_CHAIN_MAX: usize = 16;
 pub const SHARDS_MAX: u32 = 262_144;
 /// Virtual nodes per unit of weight on the ring.
 pub const RING_POINTS_PER_WEIGHT: u32 = 256;
+/// Kinds that one node hosts. Each is in everything that a node says about itself.
+pub const KINDS_MAX: usize = 4_096;
+/// Bytes of an address, `host:port`: a DNS name of 253, a port, and some.
+pub const ADDR_BYTES_MAX: usize = 300;
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 4_096;
 /// Bytes at which a segment is closed and the next entry starts another.

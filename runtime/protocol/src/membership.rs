@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::{ClusterState, MemberState, grouping_conflict};
 use crate::id::{BootId, ClusterId, DiskId, NodeId};
+use crate::limits;
 
 /// What a node says about itself before joining or bootstrapping.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,38 @@ pub struct Candidate {
     pub known: Vec<NodeId>,
     /// A digest of the kinds it hosts and how they group; see [`crate::control::GroupingDigest`].
     pub grouping: crate::control::Grouping,
+}
+
+/// A node says more about itself than any node has to say. It is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a node says too much about itself: {count} {what}, the limit is {max}")]
+pub struct TooMuch {
+    /// Of what: "kinds", "known nodes", ...
+    pub what: &'static str,
+    /// How much.
+    pub count: usize,
+    /// The limit.
+    pub max: usize,
+}
+
+impl Candidate {
+    /// Checks the sizes of what a stranger said, before any of it is kept.
+    ///
+    /// # Errors
+    /// [`TooMuch`], by the first limit that is passed.
+    pub fn check(&self) -> Result<(), TooMuch> {
+        let kind_bytes = self.grouping.keys().map(String::len).max().unwrap_or(0);
+        let sizes = [
+            ("known nodes", self.known.len(), limits::MEMBERS_MAX),
+            ("kinds", self.grouping.len(), limits::KINDS_MAX),
+            ("bytes of a kind's name", kind_bytes, limits::NAME_BYTES_MAX),
+            ("bytes of address", self.peer_addr.len(), limits::ADDR_BYTES_MAX),
+        ];
+        match sizes.into_iter().find(|(_, count, max)| count > max) {
+            Some((what, count, max)) => Err(TooMuch { what, count, max }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A heartbeat: proof of life, and of progress behind it.
@@ -385,6 +418,26 @@ mod tests {
 
     fn three() -> [Candidate; 3] {
         ["n1", "n2", "n3"].map(|name| fresh(name, 3, &["n1", "n2", "n3"]))
+    }
+
+    #[test]
+    fn what_is_larger_than_any_node_is_is_refused() {
+        let fine = fresh("n1", 3, &["n1", "n2"]);
+        assert_eq!(fine.check(), Ok(()));
+        let long_addr = Candidate { peer_addr: "x".repeat(10_000), ..fine.clone() };
+        let crowd = Candidate { known: vec![node("n1"); 1_000_000], ..fine.clone() };
+        let long_kind = Grouping::from([("x".repeat(10_000), GroupingDigest(1))]);
+        let long_kind = Candidate { grouping: long_kind, ..fine.clone() };
+        let kinds = (0..100_000).map(|kind| (format!("k{kind}"), GroupingDigest(1)));
+        let kinds = Candidate { grouping: kinds.collect(), ..fine };
+        for (candidate, what) in [
+            (long_addr, "bytes of address"),
+            (crowd, "known nodes"),
+            (long_kind, "bytes of a kind's name"),
+            (kinds, "kinds"),
+        ] {
+            assert_eq!(candidate.check().unwrap_err().what, what);
+        }
     }
 
     #[test]

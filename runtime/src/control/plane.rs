@@ -331,9 +331,16 @@ impl ControlService {
         match body {
             ControlBody::Map { have } => Ok(ControlAnswer::Map(newer(&control.current(), have))),
             ControlBody::Discover(asker) => {
-                if asker.cluster.is_some() && asker.cluster == control.current().cluster {
+                asker.check().map_err(|refused| refused.to_string())?;
+                // anybody may ask who this is; only who shook hands under a name is believed
+                let says_itself = speaks_for_itself(&asker, from);
+                if says_itself
+                    && asker.cluster.is_some()
+                    && asker.cluster == control.current().cluster
+                {
                     self.agreement.learn(&asker);
                 }
+                let asker = says_itself.then_some(asker);
                 Ok(ControlAnswer::Candidate(self.membership.handle_discover(asker)))
             }
             ControlBody::Heartbeat(heartbeat) if node == Some(&heartbeat.node) => {
@@ -388,6 +395,16 @@ fn wire_conflict(
     match check_join(state, &candidate, Wire::of(member.wire_max)) {
         Err(refused @ JoinRefused::Wire { .. }) => Some(refused.to_string()),
         Ok(()) | Err(_) => None,
+    }
+}
+
+/// Whether this is said by the very start of the very disk that it is about.
+fn speaks_for_itself(candidate: &Candidate, from: &Caller) -> bool {
+    match from {
+        Caller::Node { node, disk, boot } => {
+            candidate.node == *node && candidate.disk == *disk && candidate.boot == *boot
+        }
+        Caller::Client { .. } => false,
     }
 }
 

@@ -11,6 +11,7 @@ use mainstay_protocol::control::{
     Command, Event, Grouping, GroupingDigest, Member, MemberState, ProposeRefused,
 };
 use mainstay_protocol::id::{BootId, ClusterId, DiskId, NodeId};
+use mainstay_protocol::membership::Candidate;
 use mainstay_protocol::message::{Caller, ControlAnswer, ControlBody, Reject};
 use tokio::time::{sleep, timeout};
 
@@ -646,5 +647,52 @@ fn clients_read_the_map_and_nothing_else() {
         assert!(matches!(map, Ok(ControlAnswer::Map(Some(_)))));
         assert!(matches!(newest, Ok(ControlAnswer::Map(None))));
         assert!(drained.is_err());
+    });
+}
+
+/// Whatever was said in a discovery went into the address book: a client that named a voter's disk
+/// and the largest start had all consensus messages sent to an address of its choice.
+#[test]
+fn nobody_is_believed_about_another_node() {
+    run(async {
+        let (net, disks) = (Arc::default(), disks());
+        let nodes = three(&net, &disks).await;
+        let n1 = &nodes[0];
+        let service = n1.plane.service();
+        let n2 = n1.member("n2").unwrap();
+        let about_n2 = |boot| Candidate {
+            node: name("n2"),
+            disk: n2.disk,
+            boot,
+            cluster: n1.control().current().cluster,
+            peer_addr: "trap".to_owned(),
+            expect: 3,
+            known: vec![],
+            grouping: Grouping::new(),
+        };
+        let n2_as = |disk, boot| Caller::Node { node: name("n2"), disk, boot };
+        let last = BootId(u64::MAX);
+        let place = || n1.control().consensus().find(n2.disk.consensus_id()).unwrap().1;
+
+        for liar in [
+            Caller::Client { name: "test".to_owned() },
+            Caller::Node { node: name("n3"), disk: n2.disk, boot: last },
+            n2_as(disks[2].id, last),
+            n2_as(n2.disk, n2.boot),
+        ] {
+            let told = service.handle(ControlBody::Discover(about_n2(last)), &liar).await;
+            assert!(matches!(told, Ok(ControlAnswer::Candidate(_))), "anybody may ask");
+            assert_eq!(place(), "n2", "told by {liar:?}");
+        }
+        let heard = n1.plane.membership().known().heard();
+        assert!(heard.iter().all(|them| them.peer_addr != "trap"));
+
+        let next = BootId(n2.boot.0 + 1);
+        let itself = n2_as(n2.disk, next);
+        service.handle(ControlBody::Discover(about_n2(next)), &itself).await.unwrap();
+        assert_eq!(place(), "trap", "a node says where it is itself");
+
+        let large = Candidate { peer_addr: "x".repeat(10_000), ..about_n2(next) };
+        assert!(service.handle(ControlBody::Discover(large), &itself).await.is_err());
     });
 }

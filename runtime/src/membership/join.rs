@@ -269,7 +269,10 @@ impl Joiner {
             match answer {
                 // a join list may name the node itself
                 Ok(ControlAnswer::Candidate(them)) if them.disk == me.disk => {}
-                Ok(ControlAnswer::Candidate(them)) => round.answers.push((addr, them)),
+                Ok(ControlAnswer::Candidate(them)) => match them.check() {
+                    Ok(()) => round.answers.push((addr, them)),
+                    Err(error) => tracing::warn!(addr, %error, "an answer is not believed"),
+                },
                 Err(AskFailure::Rejected(reject)) => round.rejects.push((addr, reject)),
                 Ok(_) | Err(_) => {}
             }
