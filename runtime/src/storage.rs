@@ -317,9 +317,13 @@ fn guarded<T>(
     file: &'static str,
     action: impl FnOnce() -> Result<T, StorageError>,
 ) -> Result<T, StorageError> {
-    catch_unwind(AssertUnwindSafe(action)).unwrap_or_else(|panic| {
-        Err(StorageError::corrupt(file, format!("reading it panicked: {}", text_of(&*panic))))
-    })
+    caught(action).unwrap_or_else(|what| Err(StorageError::corrupt(file, what)))
+}
+
+/// The same for whoever has errors of its own: the panic's text, as damage.
+fn caught<T>(action: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(action))
+        .map_err(|panic| format!("reading it panicked: {}", text_of(&*panic)))
 }
 
 fn text_of(panic: &(dyn Any + Send)) -> &str {

@@ -13,6 +13,7 @@
 
 mod keeper;
 
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use self::keeper::Keeper;
+use super::caught;
 
 /// The name of the file in the data directory.
 pub const FILE: &str = "control.redb";
@@ -53,6 +55,12 @@ pub enum ControlStoreError {
         /// Which value.
         what: String,
     },
+    /// The file is not what was written. Nothing was changed; the node must not serve.
+    #[error("the control store is damaged: {what}")]
+    Damaged {
+        /// What is wrong with it.
+        what: String,
+    },
     /// The entries would leave a hole in the log. Nothing was written.
     #[error("entry {given} does not follow the log, which expects {expected}")]
     Hole {
@@ -74,7 +82,10 @@ impl ControlStoreError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NewerFormat { .. } => "MS-1106",
-            Self::Missing { .. } | Self::Corrupt { .. } | Self::Hole { .. } => "MS-1105",
+            Self::Missing { .. }
+            | Self::Corrupt { .. }
+            | Self::Damaged { .. }
+            | Self::Hole { .. } => "MS-1105",
             Self::Failed(_) | Self::Closed => "MS-1103",
         }
     }
@@ -82,7 +93,30 @@ impl ControlStoreError {
 
 impl<E: Into<redb::Error>> From<E> for ControlStoreError {
     fn from(error: E) -> Self {
-        Self::Failed(Arc::new(error.into()))
+        match error.into() {
+            redb::Error::Corrupted(what) => Self::Damaged { what },
+            error => Self::Failed(Arc::new(error)),
+        }
+    }
+}
+
+fn damaged(what: String) -> ControlStoreError {
+    ControlStoreError::Damaged { what }
+}
+
+/// The library tells a file that is none of its own by the kind of an input error.
+fn not_opened(error: redb::DatabaseError) -> ControlStoreError {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::DatabaseError::UpgradeRequired(found) => {
+            damaged(format!("database format {found} is older than any that was ever written"))
+        }
+        redb::DatabaseError::Storage(redb::StorageError::Io(source))
+            if matches!(source.kind(), InvalidData | UnexpectedEof) =>
+        {
+            damaged(source.to_string())
+        }
+        other => other.into(),
     }
 }
 
@@ -123,6 +157,8 @@ pub struct Ends {
 /// A snapshot: what it covers, and its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSnapshot {
+    /// How many entries it covers, from the first on.
+    pub entries: u64,
     /// What it covers.
     pub meta: Vec<u8>,
     /// The state.
@@ -155,33 +191,33 @@ pub struct ControlStore {
 }
 
 impl ControlStore {
-    /// Opens `control.redb` in `dir` and starts its thread. With `must_exist` a missing file is an
-    /// error: the directory already belongs to a cluster.
+    /// Opens `control.redb` in `dir` and starts its thread. With `must_exist` a missing or empty
+    /// file is an error: the directory already belongs to a cluster.
     ///
     /// # Errors
-    /// `Missing`, `NewerFormat`, or `Failed` when the file cannot be opened.
+    /// `Missing`, `NewerFormat`, `Corrupt`, `Damaged`, or `Failed` when the file cannot be opened.
     pub fn open(dir: &Path, must_exist: bool) -> Result<Self, ControlStoreError> {
         let path = dir.join(FILE);
         if must_exist && !path.exists() {
             return Err(ControlStoreError::Missing { path });
         }
-        Self::start(Database::builder().set_cache_size(CACHE_BYTES).create(path)?)
+        let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let database = caught(create).map_err(damaged)?.map_err(not_opened)?;
+        Self::spawn(Keeper::open(database, must_exist)?)
     }
 
     /// A store that takes logs with holes, as the consensus library's own tests write them.
     #[cfg(test)]
     pub(crate) fn open_with_holes(dir: &Path) -> Result<Self, ControlStoreError> {
-        let mut keeper = Keeper::open(Database::create(dir.join(FILE))?)?;
+        let mut keeper = Keeper::open(Database::create(dir.join(FILE))?, false)?;
         keeper.allow_holes();
         Self::spawn(keeper)
     }
 
     /// Starts the thread over an open database.
-    ///
-    /// # Errors
-    /// `NewerFormat`, `Corrupt`, or `Failed` when it cannot be read.
-    pub fn start(database: Database) -> Result<Self, ControlStoreError> {
-        Self::spawn(Keeper::open(database)?)
+    #[cfg(test)]
+    fn start(database: Database) -> Result<Self, ControlStoreError> {
+        Self::spawn(Keeper::open(database, false)?)
     }
 
     fn spawn(keeper: Keeper) -> Result<Self, ControlStoreError> {
@@ -234,7 +270,8 @@ impl ControlStore {
         self.write(Write::Purge { upto, marker }).await
     }
 
-    /// Replaces the snapshot, whole or not at all; durable on return.
+    /// Replaces the snapshot, whole or not at all, unless the stored one covers more; durable on
+    /// return.
     ///
     /// # Errors
     /// `Failed` or `Closed`.
@@ -309,14 +346,19 @@ impl ControlStore {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::io;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use redb::ReadableTable;
     use redb::StorageBackend;
     use redb::backends::InMemoryBackend;
 
     use super::keeper::{FORMAT_KEY, LOG, VALUES, seal};
     use super::*;
+
+    fn snapshot(entries: u64) -> StoredSnapshot {
+        let data = format!("state of {entries}").into_bytes();
+        StoredSnapshot { entries, meta: b"meta".to_vec(), data }
+    }
 
     fn open(dir: &tempfile::TempDir) -> ControlStore {
         ControlStore::open(dir.path(), false).unwrap()
@@ -334,7 +376,7 @@ pub(crate) mod tests {
     async fn everything_is_there_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir);
-        let snapshot = StoredSnapshot { meta: b"meta".to_vec(), data: b"data".to_vec() };
+        let snapshot = snapshot(3);
         store.put(Slot::Vote, b"vote".to_vec()).await.unwrap();
         store.put(Slot::Founding, b"founding".to_vec()).await.unwrap();
         append(&store, 0..10).await.unwrap();
@@ -378,6 +420,21 @@ pub(crate) mod tests {
 
         assert!(append(&store, 3..4).await.is_err());
         append(&store, 10..11).await.unwrap();
+    }
+
+    /// A snapshot that took long to build replaced a newer one that the leader had sent meanwhile;
+    /// the log before the newer one was gone already, and the next start had a hole.
+    #[tokio::test]
+    async fn an_older_snapshot_never_replaces_a_newer_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        store.save_snapshot(snapshot(900)).await.unwrap();
+
+        store.save_snapshot(snapshot(500)).await.unwrap();
+        assert_eq!(store.snapshot().await.unwrap(), Some(snapshot(900)));
+
+        store.save_snapshot(snapshot(901)).await.unwrap();
+        assert_eq!(store.snapshot().await.unwrap(), Some(snapshot(901)));
     }
 
     #[tokio::test]
@@ -424,7 +481,10 @@ pub(crate) mod tests {
         store.close().await;
         let database = Database::open(dir.path().join(FILE)).unwrap();
         let txn = database.begin_write().unwrap();
-        txn.open_table(LOG).unwrap().insert(1, seal(b"x")[..8].to_vec().as_slice()).unwrap();
+        txn.open_table(LOG)
+            .unwrap()
+            .insert(1, seal(&1_u64.to_le_bytes(), b"x")[..8].to_vec().as_slice())
+            .unwrap();
         txn.commit().unwrap();
         drop(database);
 
@@ -446,6 +506,60 @@ pub(crate) mod tests {
         let error = ControlStore::open(dir.path(), true).unwrap_err();
 
         assert_eq!(error.code(), "MS-1106");
+    }
+
+    /// redb takes an empty file for a new one: a voter whose file was emptied had forgotten its
+    /// votes, and voted again.
+    #[tokio::test]
+    async fn an_emptied_store_of_a_member_is_an_error_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        store.put(Slot::Vote, b"vote".to_vec()).await.unwrap();
+        store.close().await;
+        std::fs::write(dir.path().join(FILE), b"").unwrap();
+
+        for _ in 0..2 {
+            let error = ControlStore::open(dir.path(), true).unwrap_err();
+            assert!(matches!(error, ControlStoreError::Damaged { .. }), "{error:?}");
+            assert_eq!(error.code(), "MS-1105");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_store_is_damage_and_not_a_failed_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).close().await;
+        let file = dir.path().join(FILE);
+        let whole = std::fs::read(&file).unwrap();
+        let rotten = whole.iter().map(|byte| byte ^ 0x55).collect();
+        for bytes in [whole[..100].to_vec(), vec![0; whole.len()], rotten] {
+            std::fs::write(&file, bytes).unwrap();
+
+            let error = ControlStore::open(dir.path(), true).unwrap_err();
+
+            assert_eq!(error.code(), "MS-1105", "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_under_another_index_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        append(&store, 0..3).await.unwrap();
+        store.close().await;
+        let database = Database::open(dir.path().join(FILE)).unwrap();
+        let txn = database.begin_write().unwrap();
+        {
+            let mut log = txn.open_table(LOG).unwrap();
+            let second = log.get(2).unwrap().unwrap().value().to_vec();
+            log.insert(1, second.as_slice()).unwrap();
+        }
+        txn.commit().unwrap();
+        drop(database);
+
+        let read = open(&dir).entries(0..3, usize::MAX).await;
+
+        assert!(matches!(read, Err(ControlStoreError::Corrupt { what }) if what == "log entry 1"));
     }
 
     /// A disk whose fsync fails on demand.

@@ -248,7 +248,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let state = super::types::decode(&data).map_err(|error| {
             StorageIOError::read_snapshot(Some(meta.signature()), AnyError::new(&error))
         })?;
-        let stored = StoredSnapshot { meta: encode(meta), data };
+        let stored = StoredSnapshot { entries: entries(meta), meta: encode(meta), data };
         self.store.save_snapshot(stored).await.map_err(write_failed)?;
         self.replace(meta, state);
         metrics::counter!("mainstay_raft_snapshots_total", "direction" => "received", "outcome" => "ok")
@@ -262,6 +262,11 @@ impl RaftStateMachine<Types> for StateMachine {
         let meta = stored("snapshot", &snapshot.meta).map_err(read_failed)?;
         Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(snapshot.data)) }))
     }
+}
+
+/// How many entries a snapshot covers.
+fn entries(meta: &SnapshotMeta) -> u64 {
+    meta.last_log_id.map_or(0, |last| last.index + 1)
 }
 
 /// Writes a snapshot of the state as it was when the builder was made.
@@ -281,8 +286,11 @@ impl RaftSnapshotBuilder<Types> for Builder {
             snapshot_id,
         };
         let data = encode(&*self.state);
-        let stored = StoredSnapshot { meta: encode(&meta), data: data.clone() };
+        let stored =
+            StoredSnapshot { entries: entries(&meta), meta: encode(&meta), data: data.clone() };
         self.store.save_snapshot(stored).await.map_err(write_failed)?;
+        metrics::counter!("mainstay_raft_snapshots_total", "direction" => "made", "outcome" => "ok")
+            .increment(1);
         Ok(Snapshot { meta, snapshot: Box::new(Cursor::new(data)) })
     }
 }

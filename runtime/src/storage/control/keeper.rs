@@ -4,9 +4,11 @@ use std::ops::Range;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::mpsc;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{ControlStoreError, Done, Ends, Job, QUEUE, Slot, StoredSnapshot, Write};
+use super::{
+    ControlStoreError, Done, Ends, Job, QUEUE, Slot, StoredSnapshot, Write, caught, damaged,
+};
 
 /// The format that this build writes; it reads no newer one.
 const FORMAT: u8 = 1;
@@ -30,12 +32,22 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn open(database: Database) -> Result<Self, ControlStoreError> {
+    /// With `must_exist` the file must name its format: the library makes a new database of an
+    /// empty file without a word.
+    pub(super) fn open(database: Database, must_exist: bool) -> Result<Self, ControlStoreError> {
+        caught(|| Self::read_ends(database, must_exist)).map_err(damaged)?
+    }
+
+    fn read_ends(database: Database, must_exist: bool) -> Result<Self, ControlStoreError> {
         let txn = database.begin_write()?;
         let (purged, last) = {
             let mut values = txn.open_table(VALUES)?;
             let found = values.get(FORMAT_KEY)?.map(|value| value.value().to_vec());
             match found.as_deref() {
+                None if must_exist => {
+                    let what = "it names no format, and its directory belongs to a cluster";
+                    return Err(damaged(what.to_owned()));
+                }
                 None => drop(values.insert(FORMAT_KEY, [FORMAT].as_slice())?),
                 Some([found]) if *found <= FORMAT => {}
                 Some(other) => {
@@ -44,7 +56,7 @@ impl Keeper {
                 }
             }
             let purged = match get(&values, PURGED)? {
-                Some(bytes) => Some(split_purged(&bytes)?.0),
+                Some(bytes) => Some(split(PURGED, &bytes)?.0),
                 None => None,
             };
             let log = txn.open_table(LOG)?;
@@ -101,7 +113,7 @@ impl Keeper {
         let (changes, dones): (Vec<Write>, Vec<Done>) = writes.drain(..).unzip();
         let results = match self.broken.clone() {
             Some(error) => Err(error),
-            None => self.write(changes),
+            None => caught(|| self.write(changes)).map_err(damaged).flatten(),
         };
         match results {
             Ok(results) => dones.into_iter().zip(results).for_each(|(done, result)| done(result)),
@@ -135,13 +147,14 @@ impl Keeper {
             for change in changes {
                 results.push(match change {
                     Write::Put(slot, value) => {
-                        values.insert(slot.key(), seal(&value).as_slice())?;
+                        put(&mut values, slot.key(), &value)?;
                         Ok(())
                     }
                     Write::Append(entries) => match self.check(&entries) {
                         Ok(()) => {
                             for (index, entry) in entries {
-                                log.insert(index, seal(&entry).as_slice())?;
+                                let sealed = seal(&index.to_le_bytes(), &entry);
+                                log.insert(index, sealed.as_slice())?;
                                 self.last = Some(index);
                             }
                             Ok(())
@@ -155,15 +168,20 @@ impl Keeper {
                     }
                     Write::Purge { upto, marker } => {
                         log.retain_in(..=upto, |_, _| false)?;
-                        let value = seal(&[&upto.to_le_bytes(), marker.as_slice()].concat());
-                        values.insert(PURGED, value.as_slice())?;
+                        put(&mut values, PURGED, &join(upto, &marker))?;
                         self.purged = self.purged.max(Some(upto));
                         self.last = self.last.max(Some(upto));
                         Ok(())
                     }
                     Write::Snapshot(snapshot) => {
-                        values.insert(SNAPSHOT_META, seal(&snapshot.meta).as_slice())?;
-                        values.insert(SNAPSHOT_DATA, seal(&snapshot.data).as_slice())?;
+                        let held = get(&values, SNAPSHOT_META)?;
+                        let held = held.map(|meta| split(SNAPSHOT_META, &meta)).transpose()?;
+                        // one that was being built while a newer one arrived
+                        if held.is_none_or(|(entries, _)| entries <= snapshot.entries) {
+                            let meta = join(snapshot.entries, &snapshot.meta);
+                            put(&mut values, SNAPSHOT_META, &meta)?;
+                            put(&mut values, SNAPSHOT_DATA, &snapshot.data)?;
+                        }
                         Ok(())
                     }
                 });
@@ -216,8 +234,11 @@ impl Keeper {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
-        let txn = self.database.begin_read()?;
-        read(&txn.open_table(LOG)?, &txn.open_table(VALUES)?)
+        let read = || {
+            let txn = self.database.begin_read()?;
+            read(&txn.open_table(LOG)?, &txn.open_table(VALUES)?)
+        };
+        caught(read).map_err(damaged)?
     }
 }
 
@@ -228,7 +249,10 @@ fn get(
     values: &impl ReadableTable<&'static str, &'static [u8]>,
     key: &str,
 ) -> Result<Option<Vec<u8>>, ControlStoreError> {
-    values.get(key)?.map(|value| unseal(value.value(), || key.to_owned())).transpose()
+    values
+        .get(key)?
+        .map(|value| unseal(key.as_bytes(), value.value(), || key.to_owned()))
+        .transpose()
 }
 
 fn entries(
@@ -240,7 +264,7 @@ fn entries(
     let mut bytes = 0;
     for row in log.range(range)? {
         let (index, value) = row?;
-        let entry = unseal(value.value(), || format!("log entry {}", index.value()))?;
+        let entry = entry(index.value(), value.value())?;
         bytes += entry.len();
         if bytes > bytes_max && !found.is_empty() {
             break;
@@ -251,37 +275,64 @@ fn entries(
 }
 
 fn ends(log: &Log, values: &Values) -> Result<Ends, ControlStoreError> {
-    let purged = get(values, PURGED)?.map(|bytes| split_purged(&bytes)).transpose()?;
-    let last = log
-        .last()?
-        .map(|(index, value)| unseal(value.value(), || format!("log entry {}", index.value())))
-        .transpose()?;
+    let purged = get(values, PURGED)?.map(|bytes| split(PURGED, &bytes)).transpose()?;
+    let last = log.last()?.map(|(index, value)| entry(index.value(), value.value())).transpose()?;
     Ok(Ends { purged: purged.map(|(_, marker)| marker), last })
 }
 
 fn snapshot(values: &Values) -> Result<Option<StoredSnapshot>, ControlStoreError> {
-    let meta = get(values, SNAPSHOT_META)?;
-    let data = get(values, SNAPSHOT_DATA)?;
-    Ok(meta.zip(data).map(|(meta, data)| StoredSnapshot { meta, data }))
+    let Some((meta, data)) = get(values, SNAPSHOT_META)?.zip(get(values, SNAPSHOT_DATA)?) else {
+        return Ok(None);
+    };
+    let (entries, meta) = split(SNAPSHOT_META, &meta)?;
+    Ok(Some(StoredSnapshot { entries, meta, data }))
 }
 
-fn split_purged(bytes: &[u8]) -> Result<(u64, Vec<u8>), ControlStoreError> {
-    let corrupt = || ControlStoreError::Corrupt { what: PURGED.to_owned() };
-    let (index, marker) = bytes.split_first_chunk::<8>().ok_or_else(corrupt)?;
-    Ok((u64::from_le_bytes(*index), marker.to_vec()))
+fn put(
+    values: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    key: &'static str,
+    value: &[u8],
+) -> Result<(), ControlStoreError> {
+    values.insert(key, seal(key.as_bytes(), value).as_slice())?;
+    Ok(())
 }
 
-/// Checksum, then the value.
-pub(super) fn seal(value: &[u8]) -> Vec<u8> {
+/// A count of entries before what describes them.
+fn join(count: u64, bytes: &[u8]) -> Vec<u8> {
+    [&count.to_le_bytes(), bytes].concat()
+}
+
+fn split(what: &str, bytes: &[u8]) -> Result<(u64, Vec<u8>), ControlStoreError> {
+    let corrupt = || ControlStoreError::Corrupt { what: what.to_owned() };
+    let (count, rest) = bytes.split_first_chunk::<8>().ok_or_else(corrupt)?;
+    Ok((u64::from_le_bytes(*count), rest.to_vec()))
+}
+
+fn entry(index: u64, sealed: &[u8]) -> Result<Vec<u8>, ControlStoreError> {
+    unseal(&index.to_le_bytes(), sealed, || format!("log entry {index}"))
+}
+
+/// Checksum, then the value. The key seeds the checksum: a value under another key does not match.
+pub(super) fn seal(key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut sealed = Vec::with_capacity(8 + value.len());
-    sealed.extend_from_slice(&xxh3_64(value).to_le_bytes());
+    sealed.extend_from_slice(&checksum(key, value).to_le_bytes());
     sealed.extend_from_slice(value);
     sealed
 }
 
-fn unseal(sealed: &[u8], what: impl FnOnce() -> String) -> Result<Vec<u8>, ControlStoreError> {
+fn unseal(
+    key: &[u8],
+    sealed: &[u8],
+    what: impl FnOnce() -> String,
+) -> Result<Vec<u8>, ControlStoreError> {
     match sealed.split_first_chunk::<8>() {
-        Some((sum, value)) if u64::from_le_bytes(*sum) == xxh3_64(value) => Ok(value.to_vec()),
+        Some((sum, value)) if u64::from_le_bytes(*sum) == checksum(key, value) => {
+            Ok(value.to_vec())
+        }
         _ => Err(ControlStoreError::Corrupt { what: what() }),
     }
+}
+
+fn checksum(key: &[u8], value: &[u8]) -> u64 {
+    xxh3_64_with_seed(value, xxh3_64(key))
 }
