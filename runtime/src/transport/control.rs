@@ -1,7 +1,8 @@
 //! Questions between nodes: heartbeats, consensus, joining, the map.
 //!
 //! One connection per address, opened when something is asked and closed when nothing was for
-//! long. Every question has a timeout; what was sent and not answered has an unknown outcome.
+//! long. Every question has a timeout; what was sent and not answered has an unknown outcome. A
+//! peer that answers nothing for long is given up, whether or not its askers still wait.
 //! Clients may ask for the map and who is there, nothing else.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use mainstay_protocol::time::Instant;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use super::Config;
 use super::frame::{self, FrameBuffer, FrameError, ReadError};
@@ -187,10 +189,12 @@ impl fmt::Debug for ControlChannel {
     }
 }
 
+type Answered = Result<ControlAnswer, AskError>;
+
 struct Ask {
     to: Option<NodeId>,
     body: ControlBody,
-    reply: oneshot::Sender<Result<ControlAnswer, AskError>>,
+    reply: oneshot::Sender<Answered>,
 }
 
 impl ControlChannel {
@@ -254,7 +258,7 @@ async fn connection(
     let (reason, reject) = match dialed {
         Ok((stream, welcome)) => {
             let (reader, writer) = stream.into_split();
-            let pending = Mutex::new(Pending::new());
+            let pending = Mutex::new(Pending::default());
             let meters = ConnectionMeters::new(Class::Control, Class::Control);
             let shared =
                 Shared { addr: &addr, config: &config, pending: &pending, meters: &meters };
@@ -282,8 +286,31 @@ async fn connection(
     }
 }
 
-/// Questions without an answer, by correlation: who asks, and since when.
-type Pending = BTreeMap<u64, (oneshot::Sender<Result<ControlAnswer, AskError>>, Instant)>;
+/// Questions without an answer.
+#[derive(Default)]
+struct Pending {
+    /// Who asks, by correlation.
+    askers: BTreeMap<u64, oneshot::Sender<Answered>>,
+    /// How many the peer has not answered, whether or not somebody still waits.
+    unanswered: u64,
+    /// Since when it answers none of them.
+    silent_since: Option<Instant>,
+}
+
+impl Pending {
+    fn handle_asked(&mut self, correlation: u64, reply: oneshot::Sender<Answered>) {
+        self.askers.insert(correlation, reply);
+        self.unanswered += 1;
+        self.silent_since.get_or_insert_with(clock::now);
+    }
+
+    /// An answer arrived: whose it is, if somebody still waits for it.
+    fn handle_answered(&mut self, correlation: u64) -> Option<oneshot::Sender<Answered>> {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.silent_since = (self.unanswered > 0).then(clock::now);
+        self.askers.remove(&correlation)
+    }
+}
 
 struct Shared<'a> {
     addr: &'a str,
@@ -295,6 +322,19 @@ struct Shared<'a> {
 impl Shared<'_> {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops questions whose askers gave up; says why the connection should end, if it should.
+    fn handle_tick(&self, asked_at: Instant) -> Option<&'static str> {
+        let mut pending = self.pending();
+        let now = clock::now();
+        let is_over = |since: Instant, limit| now.saturating_since(since) >= limit;
+        if pending.silent_since.is_some_and(|since| is_over(since, self.config.write_timeout)) {
+            return Some("the peer does not answer");
+        }
+        pending.askers.retain(|_, asker| !asker.is_closed());
+        let idle = pending.askers.is_empty() && is_over(asked_at, self.config.retire_after);
+        idle.then_some("the connection was idle")
     }
 }
 
@@ -319,7 +359,7 @@ async fn read_answers(mut reader: OwnedReadHalf, shared: &Shared<'_>) -> ReadErr
                 Ok(reply) => reply,
                 Err(error) => return error.into(),
             };
-            let Some((asker, _)) = shared.pending().remove(&correlation) else { continue };
+            let Some(asker) = shared.pending().handle_answered(correlation) else { continue };
             let addr = shared.addr.to_owned();
             // the asker may have given up
             drop(asker.send(body.map_err(|reason| AskError::Refused { addr, reason })));
@@ -334,22 +374,20 @@ async fn write_questions(
     asks: &mut mpsc::Receiver<Ask>,
 ) -> String {
     let (mut out, mut correlation) = (Vec::new(), 0);
-    let mut quiet = Duration::ZERO;
-    let tick = shared.config.tick();
+    let mut asked_at = clock::now();
+    let mut tick = tokio::time::interval(shared.config.tick());
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let room = shared.pending().len() < PENDING_MAX;
+        let room = shared.pending().askers.len() < PENDING_MAX;
         let ask = tokio::select! {
             biased;
+            _ = tick.tick() => match shared.handle_tick(asked_at) {
+                Some(reason) => return reason.to_owned(),
+                None => continue,
+            },
             ask = asks.recv(), if room => ask,
-            () = tokio::time::sleep(tick) => {
-                quiet += tick;
-                match overdue(shared, quiet) {
-                    Some(reason) => return reason.to_owned(),
-                    None => continue,
-                }
-            }
         };
-        quiet = Duration::ZERO;
+        asked_at = clock::now();
         let Some(ask) = ask else { return "nobody asks any more".to_owned() };
         out.clear();
         let mut frames = 0;
@@ -379,7 +417,7 @@ fn put(ask: Ask, correlation: u64, shared: &Shared<'_>, node: &NodeId, out: &mut
             let request = ControlRequest { correlation, body: ask.body };
             match frame::encode(Tag::ControlRequest, &request, out) {
                 Ok(()) => {
-                    shared.pending().insert(correlation, (ask.reply, clock::now()));
+                    shared.pending().handle_asked(correlation, ask.reply);
                     return true;
                 }
                 Err(error) => AskError::Unsendable(error),
@@ -389,19 +427,6 @@ fn put(ask: Ask, correlation: u64, shared: &Shared<'_>, node: &NodeId, out: &mut
     // the asker may have given up
     drop(ask.reply.send(Err(error)));
     false
-}
-
-/// Drops questions whose askers gave up; says when the connection should end.
-fn overdue(shared: &Shared<'_>, quiet: Duration) -> Option<&'static str> {
-    let mut pending = shared.pending();
-    let now = clock::now();
-    let oldest = pending.values().map(|(_, since)| now.saturating_since(*since)).max();
-    let silent = oldest.is_some_and(|oldest| oldest >= shared.config.write_timeout);
-    pending.retain(|_, (asker, _)| !asker.is_closed());
-    if silent && pending.is_empty() {
-        return Some("the peer does not answer");
-    }
-    (pending.is_empty() && quiet >= shared.config.retire_after).then_some("the connection was idle")
 }
 
 /// An error and its sources, in one line.

@@ -121,3 +121,26 @@ async fn questions_wait_while_their_answers_are_not_read() {
         assert_eq!(tag, Tag::ControlReply, "whoever reads gets everything");
     }
 }
+
+/// Askers give up long before a connection counts as dead, and their questions were forgotten with
+/// them: a connection whose peer hung was used for ever, each question to its own timeout.
+#[tokio::test]
+async fn a_peer_that_never_answers_is_given_up() {
+    let control: ControlHandler = Arc::new(|_, _| Box::pin(std::future::pending()));
+    let peer = Node::of(Plan { control, ..Plan::default() }, echo).await;
+    let (addr, limit) = (peer.addr.to_string(), SECOND / 5);
+    let config = Config { write_timeout: limit, ..Config::default() };
+    let runtime = tokio::runtime::Handle::current();
+    let channel = ControlChannel::new(identity("n2"), config, runtime);
+    let ask = |timeout| channel.ask(&addr, None, ControlBody::Map { have: 0 }, timeout);
+
+    let mut ends = Vec::new();
+    for _ in 0..40 {
+        ends.push(ask(limit / 8).await);
+    }
+    let lost = ends.iter().filter(|end| matches!(end, Err(AskError::Lost { .. })));
+    assert!(lost.count() > 0, "nobody waits as long as the limit, and it ends");
+
+    let patient = ask(SECOND * 60).await;
+    assert!(matches!(patient, Err(AskError::Lost { .. })), "somebody waits longer: {patient:?}");
+}
