@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use self::consensus::{COMMAND_BYTES_MAX, Consensus, Fatal, View, WriteError};
 use crate::clock;
 use crate::membership::{AskFailure, PeerCaller};
+use crate::metrics::Counted;
 
 /// Proposals of this node without an answer.
 const PROPOSALS_MAX: usize = 256;
@@ -86,10 +87,10 @@ impl ControlHandle {
             return Err(no_leader(format!("{PROPOSALS_MAX} proposals are under way")));
         };
         self.inner.proposals.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("mainstay_raft_proposals_pending").increment(1.0);
+        // a caller may drop this future
+        let _pending = Counted::new(metrics::gauge!("mainstay_raft_proposals_pending"));
         let started = clock::now();
         let result = self.propose_until(&command, started + PROPOSE_TIMEOUT).await;
-        metrics::gauge!("mainstay_raft_proposals_pending").decrement(1.0);
         metrics::histogram!("mainstay_raft_proposal_duration_seconds")
             .record(clock::now().saturating_since(started));
         count_proposal(match &result {

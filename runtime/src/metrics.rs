@@ -167,6 +167,24 @@ impl SharedGauge {
     }
 }
 
+/// Counts as one in a gauge while it lives, also when what it counts is dropped half way.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    /// One more.
+    pub fn new(handle: Gauge) -> Self {
+        handle.increment(1.0);
+        Self(handle)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
 /// A count as metrics take it.
 #[expect(clippy::cast_precision_loss, reason = "metrics are floats; beyond 2^53 they round")]
 pub const fn float(count: u64) -> f64 {

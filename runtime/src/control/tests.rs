@@ -13,6 +13,7 @@ use mainstay_protocol::control::{
 use mainstay_protocol::id::{BootId, ClusterId, DiskId, NodeId};
 use mainstay_protocol::membership::Candidate;
 use mainstay_protocol::message::{Caller, ControlAnswer, ControlBody, Reject};
+use metrics::{Counter, Gauge, Histogram, KeyName, Metadata, SharedString, Unit};
 use tokio::time::{sleep, timeout};
 
 use super::ControlHandle;
@@ -293,6 +294,51 @@ fn three_fresh_nodes_form_exactly_one_cluster() {
             .await;
         }
     });
+}
+
+/// A caller that gave up left its proposal in the gauge for ever.
+#[test]
+fn a_proposal_that_is_dropped_is_pending_no_more() {
+    let recorder = Pending::default();
+    let pending = Arc::clone(&recorder.0);
+    metrics::with_local_recorder(&recorder, || {
+        run(async {
+            let (net, disk) = (Arc::default(), Disk::new());
+            let node = Start::new(&net, "n1", &disk, options(&["n9"], 3)).start().await;
+            let control = node.control();
+            let drain = Command::Drain { node: name("n1") };
+            let mut proposing = Box::pin(control.propose(drain));
+
+            let answer = timeout(Duration::from_millis(50), &mut proposing).await;
+
+            assert!(answer.is_err(), "no leader is there to answer");
+            assert_eq!(f64::from_bits(pending.load(Ordering::SeqCst)), 1.0);
+            drop(proposing);
+            assert_eq!(f64::from_bits(pending.load(Ordering::SeqCst)), 0.0);
+        });
+    });
+}
+
+/// Records the gauge of pending proposals.
+#[derive(Default)]
+struct Pending(Arc<AtomicU64>);
+
+impl metrics::Recorder for Pending {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, _: &metrics::Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &metrics::Key, _: &Metadata<'_>) -> Gauge {
+        match key.name() {
+            "mainstay_raft_proposals_pending" => Gauge::from_arc(Arc::clone(&self.0)),
+            _ => Gauge::noop(),
+        }
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
 }
 
 #[test]

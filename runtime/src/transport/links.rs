@@ -27,6 +27,7 @@ use super::link::{Shared, wake_all};
 use super::meters::{self, Class, ConnectionMeters, Direction};
 use super::stream::Writing;
 use crate::clock;
+use crate::metrics::Counted;
 
 pub use super::link::{Link, LinkCall};
 
@@ -201,21 +202,6 @@ impl Drop for Driver {
         if !self.ended {
             self.fail("this process lets its connections go");
         }
-    }
-}
-
-struct Counted(metrics::Gauge);
-
-impl Counted {
-    fn new(gauge: metrics::Gauge) -> Self {
-        gauge.increment(1.0);
-        Self(gauge)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
     }
 }
 
