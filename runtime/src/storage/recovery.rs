@@ -29,6 +29,7 @@ use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableT
 
 use super::error::{OpenError, StorageError};
 use super::journal::IndexedRecord;
+use super::load::check_miss;
 use super::tables::{
     self, ABOUT, ABOUT_CUT_BELOW, ABOUT_FORMAT, DEDUP, ENTITIES, JOURNAL_FILE, RECORDS, SHARDS,
     STATE_FILE, ShardMeta,
@@ -366,6 +367,9 @@ fn apply(
     if !shard.rows.contains_key(&entity) {
         let key = tables::entity_key(id, shard.meta.generation, &entity);
         let stored = entities.get(key.as_slice()).map_err(on_state)?;
+        if stored.is_none() {
+            check_miss(entities, &key)?;
+        }
         let mut row = Row { bytes: None, seq: Seq(0), dirty: None };
         if let Some(value) = stored {
             let (seq, state) = tables::read_entity(&key, value.value())?;
