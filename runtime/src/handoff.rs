@@ -8,8 +8,7 @@
 //! map names the target the source keeps its own copy and can serve again; afterwards its epoch is
 //! over. Nothing here decides where a shard goes: the director did.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,7 +26,8 @@ use crate::lane::{Arriving, Input, LaneInbox, lane_of};
 use crate::shard::dirty::Remembered;
 use crate::shard::handoff::Departure;
 use crate::storage::{
-    DedupRow, Done, Generation, ImportBatch, ShardMark, State, StatePage, StateRow, StorageError,
+    CopyRows, DedupRow, Done, Generation, ImportBatch, ShardMark, State, StatePage, StateRow,
+    StorageError,
 };
 use crate::transport;
 use crate::transport::handshake::Identity;
@@ -62,10 +62,7 @@ pub enum CopyError {
 
 /// Copies shards out, and takes copies in. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Mover {
-    parts: Arc<Parts>,
-    arriving: Arc<Mutex<BTreeMap<ShardId, Arrived>>>,
-}
+pub struct Mover(Arc<Parts>);
 
 /// What a mover needs of its node.
 #[derive(Debug)]
@@ -101,24 +98,16 @@ impl Lanes {
     }
 }
 
-/// What of a copy has arrived.
-#[derive(Debug, Clone, Copy)]
-struct Arrived {
-    copy: u64,
-    rows: u64,
-    dedup: u64,
-}
-
 impl Mover {
     /// The mover of a node.
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), arriving: Arc::default() }
+        Self(Arc::new(parts))
     }
 
     /// A shard is ready to go: the copy begins. The director bounds how many are under way.
     pub fn depart(&self, departure: Departure) {
         let this = self.clone();
-        self.parts.runtime.spawn(async move {
+        self.0.runtime.spawn(async move {
             if !this.carry(&departure).await {
                 // The lane learns of the map a moment later than this place.
                 tokio::time::sleep(TRY_AGAIN).await;
@@ -164,7 +153,7 @@ impl Mover {
     /// stands still until the map changes its mind, so a copy stays good when the record changes
     /// otherwise.
     fn planned(&self, departure: &Departure) -> Option<Expect> {
-        let map = self.parts.control.current();
+        let map = self.0.control.current();
         let config = map.shards.get(departure.shard.0 as usize)?;
         let same =
             config.epoch == departure.epoch && config.handoff.as_ref() == Some(&departure.to);
@@ -172,14 +161,14 @@ impl Mover {
     }
 
     async fn copy(&self, departure: &Departure) -> Result<Claim, CopyError> {
-        let map = self.parts.control.current();
+        let map = self.0.control.current();
         let to = departure.to.to.clone();
         let target = map.members.get(&to).filter(|member| member.disk == departure.to.disk);
         let target = target.ok_or(CopyError::NoTarget)?;
         let claim = Claim { node: to.clone(), disk: target.disk, boot: target.boot };
-        let (identity, addr) = (&self.parts.identity, &target.peer_addr);
+        let (identity, addr) = (&self.0.identity, &target.peer_addr);
         let mut link =
-            SnapshotLink::connect(identity, &self.parts.config, addr, to, MESSAGE_TIMEOUT).await?;
+            SnapshotLink::connect(identity, &self.0.config, addr, to, MESSAGE_TIMEOUT).await?;
         let (shard, epoch, plan) = (departure.shard, departure.epoch, departure.to.plan);
         let copy = clock::wall().0;
         let mut send = async |body| -> Result<(), CopyError> {
@@ -215,13 +204,13 @@ impl Mover {
         shard: ShardId,
         after: Option<mainstay_protocol::id::EntityId>,
     ) -> Result<StatePage, StorageError> {
-        answered(|done| self.parts.state.export(shard, after, PAGE_BYTES, done)).await
+        answered(|done| self.0.state.export(shard, after, PAGE_BYTES, done)).await
     }
 
     async fn complete(&self, departure: &Departure, to: Claim) -> Result<(), ProposeRefused> {
         let shard = departure.shard;
         let Some(expect) = self.planned(departure) else { return Err(ProposeRefused::Stale) };
-        self.parts.control.propose(Command::CompleteHandoff { shard, expect, to }).await.map(drop)
+        self.0.control.propose(Command::CompleteHandoff { shard, expect, to }).await.map(drop)
     }
 
     /// A message of a copy that arrives here.
@@ -234,11 +223,11 @@ impl Mover {
         };
         let message: Message =
             rmp_serde::from_slice(&message).map_err(|error| error.to_string())?;
-        let map = self.parts.control.current();
+        let map = self.0.control.current();
         if !self.expects(&map, &from, &message) {
             return Err("the map does not plan this move".to_owned());
         }
-        if message.body == Body::Begin && !self.parts.lanes.let_go(message.shard, map).await {
+        if message.body == Body::Begin && !self.0.lanes.let_go(message.shard, map).await {
             return Err("what was here of the shard is not let go yet".to_owned());
         }
         self.store(message).await.map_err(|error| error.to_string())?;
@@ -248,54 +237,32 @@ impl Mover {
     /// Whether this node's map has the very plan that the message carries out.
     fn expects(&self, map: &ClusterState, from: &NodeId, message: &Message) -> bool {
         let Some(config) = map.shards.get(message.shard.0 as usize) else { return false };
-        let Caller::Node { node: me, .. } = self.parts.identity.caller() else { return false };
+        let Caller::Node { node: me, .. } = self.0.identity.caller() else { return false };
         handoff::is_expected(config, me, from, message)
     }
 
-    async fn store(&self, message: Message) -> Result<(), ReceiveError> {
-        answered(|done| self.enqueue(message, done)).await??;
-        Ok(())
-    }
-
-    /// Checks what arrived and hands it to storage, in one step: what is stored of two copies has
-    /// the order in which they were begun.
-    fn enqueue(&self, message: Message, done: Done<Result<(), Incomplete>>) {
+    async fn store(&self, message: Message) -> Result<(), StorageError> {
         let Message { shard, copy, epoch, body, .. } = message;
+        let state = &self.0.state;
         let generation = Generation(copy);
         let mut batch = ImportBatch { shard, generation, ..ImportBatch::default() };
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        if body == Body::Begin {
-            // An older copy of the shard will not be finished.
-            arriving.insert(shard, Arrived { copy, rows: 0, dedup: 0 });
-            batch.begin = true;
-        }
-        let Some(arrived) = arriving.get_mut(&shard).filter(|arrived| arrived.copy == copy) else {
-            return done(Ok(Err(Incomplete { arrived: 0, sent: 0 })));
-        };
         match body {
-            Body::Begin => {}
+            Body::Begin => batch.begin = true,
             Body::Rows(rows) => {
-                arrived.rows += rows.len() as u64;
                 batch.rows = rows.into_iter().map(|row| stored(shard, row)).collect();
             }
             Body::Dedup(records) => {
-                arrived.dedup += records.len() as u64;
                 let row = |(entity, log_time, record)| DedupRow { shard, entity, log_time, record };
                 batch.dedup = records.into_iter().map(row).collect();
             }
             Body::Finish { last, log_time, rows, dedup } => {
-                let found = *arrived;
-                arriving.remove(&shard);
-                if (found.rows, found.dedup) != (rows, dedup) {
-                    let (arrived, sent) = (found.rows + found.dedup, rows + dedup);
-                    return done(Ok(Err(Incomplete { arrived, sent })));
-                }
                 let mark = ShardMark { shard, applied: last, log_time, epoch };
-                let done = Box::new(move |result: Result<(), _>| done(result.map(Ok)));
-                return self.parts.state.activate_generation(mark, generation, done);
+                let rows = CopyRows { states: rows, dedup };
+                return answered(|done| state.activate_generation(mark, generation, rows, done))
+                    .await;
             }
         }
-        self.parts.state.import(batch, Box::new(move |result: Result<(), _>| done(result.map(Ok))));
+        answered(|done| state.import(batch, done)).await
     }
 }
 
@@ -310,23 +277,6 @@ fn pages(records: &[Remembered]) -> impl Iterator<Item = &[Remembered]> {
         }
         same
     })
-}
-
-/// Why a message of a copy was not taken.
-#[derive(Debug, thiserror::Error)]
-enum ReceiveError {
-    #[error(transparent)]
-    Incomplete(#[from] Incomplete),
-    #[error("it could not be stored: {0}")]
-    Storage(#[from] StorageError),
-}
-
-/// A message of a copy that was not begun here, or whose other messages are missing.
-#[derive(Debug, thiserror::Error)]
-#[error("{arrived} of {sent} states and records arrived")]
-struct Incomplete {
-    arrived: u64,
-    sent: u64,
 }
 
 fn wire(row: StateRow) -> Row {

@@ -28,6 +28,7 @@ mod state;
 mod tables;
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,8 +52,8 @@ pub use journal::{Batch, Journal, JournalNews, Notify, ROOM_BYTES};
 pub use recovery::{DirtyRow, Recovered, RecoveredShard};
 pub use reserve::Reserve;
 pub use state::{
-    CheckpointBatch, DedupRow, Done, ImportBatch, OpenedShard, Scan, ScanCursor, ScanPage, ScanRow,
-    ShardMark, State, StatePage, StateRow, StoredState,
+    CheckpointBatch, CopyRows, DedupRow, Done, ImportBatch, OpenedShard, Scan, ScanCursor,
+    ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
 };
 pub use tables::{Generation, JOURNAL_FILE, STATE_FILE};
 
@@ -208,6 +209,7 @@ impl Opened {
             reserve: Arc::clone(&reserve),
             next_commit: journal.next_counter(),
             txn_rows: steps.txn_rows,
+            imports: BTreeMap::new(),
         };
         let mut storage = Storage {
             journal,

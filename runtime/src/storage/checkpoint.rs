@@ -16,7 +16,9 @@ use super::guarded;
 use super::journal::{Mark, Marks};
 use super::queue::Queue;
 use super::reserve::Reserve;
-use super::state::{CheckpointBatch, DedupRow, ImportBatch, ShardMark, StateRow, WriteJob};
+use super::state::{
+    CheckpointBatch, CopyRows, DedupRow, ImportBatch, ShardMark, StateRow, WriteJob,
+};
 use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE, ShardMeta};
 use crate::clock;
 
@@ -37,6 +39,8 @@ pub(super) struct Writer {
     pub(super) next_commit: Arc<AtomicU64>,
     /// Rows of one transaction: [`TXN_ROWS_MAX`].
     pub(super) txn_rows: usize,
+    /// Copies under import, one per shard at most, and what of each is stored.
+    pub(super) imports: BTreeMap<ShardId, (Generation, CopyRows)>,
 }
 
 /// One change of a row.
@@ -67,8 +71,8 @@ impl Writer {
                 seconds.record(clock::now().saturating_since(started).as_secs_f64());
             }
             WriteJob::Import(batch, done) => done(guarded(STATE_FILE, || self.import(batch))),
-            WriteJob::Activate(mark, generation, done) => {
-                done(guarded(STATE_FILE, || self.activate(mark, generation)));
+            WriteJob::Activate(mark, generation, rows, done) => {
+                done(guarded(STATE_FILE, || self.activate(mark, generation, rows)));
             }
             WriteJob::Drop(shard, done) => done(guarded(STATE_FILE, || self.drop_shard(shard))),
             WriteJob::Sweep => {
@@ -127,16 +131,40 @@ impl Writer {
             return Err(StorageError::GenerationLive { shard, generation });
         }
         if batch.begin {
+            self.imports.remove(&shard);
             self.remove_generation(shard, generation)?;
+            self.imports.insert(shard, (generation, CopyRows::default()));
         }
+        let before = self.imported(shard, generation);
+        let before = before.ok_or_else(|| incomplete(shard, generation, None))?;
+        let more = CopyRows { states: batch.rows.len() as u64, dedup: batch.dedup.len() as u64 };
         batch.rows.sort_by(|a, b| a.entity.cmp(&b.entity));
         let rows = batch.rows.iter().map(|row| entity_change(row, generation));
         let dedup = batch.dedup.iter().map(|row| dedup_change(row, generation));
-        self.write(rows.chain(dedup).collect())
+        self.write(rows.chain(dedup).collect())?;
+        let stored =
+            CopyRows { states: before.states + more.states, dedup: before.dedup + more.dedup };
+        self.imports.insert(shard, (generation, stored));
+        Ok(())
     }
 
-    fn activate(&mut self, mark: ShardMark, generation: Generation) -> Result<(), StorageError> {
+    /// What is stored of a copy; `None` when it never began, or was removed since.
+    fn imported(&self, shard: ShardId, generation: Generation) -> Option<CopyRows> {
+        let (importing, rows) = self.imports.get(&shard)?;
+        (*importing == generation).then_some(*rows)
+    }
+
+    fn activate(
+        &mut self,
+        mark: ShardMark,
+        generation: Generation,
+        rows: CopyRows,
+    ) -> Result<(), StorageError> {
         let ShardMark { shard, applied, log_time, epoch } = mark;
+        match self.imported(shard, generation) {
+            Some(stored) if stored == rows => {}
+            stored => return Err(incomplete(shard, generation, stored)),
+        }
         let since = CommitNo(self.next_commit.load(Ordering::Acquire));
         let meta = ShardMeta { dropped: false, generation, applied, log_time, epoch, since };
         self.write(vec![Change::Shard(shard, meta)])?;
@@ -170,8 +198,9 @@ impl Writer {
         !meta.dropped && meta.generation == generation
     }
 
-    /// Removes every generation of a shard but the live one.
+    /// Removes every generation of a shard but the live one, a copy under import included.
     fn remove_dead(&mut self, shard: ShardId) -> Result<(), StorageError> {
+        self.imports.remove(&shard);
         for table in [ENTITIES, DEDUP] {
             let mut from = tables::generation_prefix(shard, Generation::default());
             while let Some((owner, generation)) = self.owner_from(table, &from)? {
@@ -299,6 +328,10 @@ fn entity_change(row: &StateRow, generation: Generation) -> Change<'_> {
 fn dedup_change(row: &DedupRow, generation: Generation) -> Change<'_> {
     let key = tables::dedup_key(row.shard, generation, &row.entity, &row.record.key);
     Change::Dedup(key, row)
+}
+
+fn incomplete(shard: ShardId, generation: Generation, stored: Option<CopyRows>) -> StorageError {
+    StorageError::CopyIncomplete { shard, generation, stored: stored.unwrap_or_default() }
 }
 
 fn on_read(error: impl Into<redb::Error>) -> StorageError {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mainstay_protocol::id::{NodeId, ShardId};
 use metrics::counter;
 
+use super::state::CopyRows;
 use super::tables::Generation;
 
 /// Why a data directory cannot be used. Nothing in it was changed, except that `mainstay-data`
@@ -189,6 +190,20 @@ pub enum StorageError {
         /// Its bound.
         max: usize,
     },
+    /// A copy is not all here: a part of it was lost, or the shard was dropped or activated while it
+    /// arrived. The live state is as before; copy the shard again from the beginning.
+    #[error(
+        "of copy {} of shard {shard} only {} states and {} dedup records are stored",
+        .generation.0, .stored.states, .stored.dedup
+    )]
+    CopyIncomplete {
+        /// The shard.
+        shard: ShardId,
+        /// The generation.
+        generation: Generation,
+        /// What of it is stored.
+        stored: CopyRows,
+    },
     /// An import into a generation that is being served. Nothing was changed; use another one.
     #[error("generation {} of shard {shard} is the live one", .generation.0)]
     GenerationLive {
@@ -212,6 +227,7 @@ impl StorageError {
             | Self::Overrun { .. }
             | Self::Stopped { .. }
             | Self::Closed
+            | Self::CopyIncomplete { .. }
             | Self::GenerationLive { .. } => "MS-1103",
         }
     }

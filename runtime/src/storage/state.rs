@@ -126,6 +126,15 @@ pub struct ImportBatch {
     pub dedup: Vec<DedupRow>,
 }
 
+/// How many rows a copy of a shard has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CopyRows {
+    /// States.
+    pub states: u64,
+    /// Dedup records.
+    pub dedup: u64,
+}
+
 /// A page of a shard's states, in key order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StatePage {
@@ -191,7 +200,7 @@ pub struct Scan {
 pub(super) enum WriteJob {
     Checkpoint(CheckpointBatch, Done<()>),
     Import(ImportBatch, Done<()>),
-    Activate(ShardMark, Generation, Done<()>),
+    Activate(ShardMark, Generation, CopyRows, Done<()>),
     Drop(ShardId, Done<()>),
     Sweep,
 }
@@ -201,7 +210,7 @@ impl WriteJob {
         match self {
             Self::Checkpoint(_, done)
             | Self::Import(_, done)
-            | Self::Activate(_, _, done)
+            | Self::Activate(_, _, _, done)
             | Self::Drop(_, done) => done(Err(error)),
             Self::Sweep => {}
         }
@@ -277,9 +286,16 @@ impl State {
 
     /// Makes an imported generation the live one, in one small transaction: from here on the shard
     /// stands where `mark` says. What the journal holds of the shard so far belongs to an earlier
-    /// stay and is not replayed; so no segment of the shard may be on its way.
-    pub fn activate_generation(&self, mark: ShardMark, generation: Generation, done: Done<()>) {
-        self.write(WriteJob::Activate(mark, generation, done));
+    /// stay and is not replayed; so no segment of the shard may be on its way. `rows` is what was
+    /// sent: a copy of which anything was lost, or removed since, is refused.
+    pub fn activate_generation(
+        &self,
+        mark: ShardMark,
+        generation: Generation,
+        rows: CopyRows,
+        done: Done<()>,
+    ) {
+        self.write(WriteJob::Activate(mark, generation, rows, done));
     }
 
     /// Removes all that is stored of a shard, in every generation, after it moved elsewhere. No

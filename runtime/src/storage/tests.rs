@@ -499,7 +499,8 @@ fn an_import_is_seen_as_a_whole_or_not_at_all() {
     assert!(running.load(1, "x").unwrap().is_none(), "it is not live yet");
     assert!(running.load(1, "old").unwrap().is_some());
     let activate = mark(1, 50);
-    wait(|done| state.activate_generation(activate, Generation(5), done)).unwrap();
+    let rows = CopyRows { states: 2, dedup: 2 };
+    wait(|done| state.activate_generation(activate, Generation(5), rows, done)).unwrap();
     assert_eq!(running.load(1, "y").unwrap().unwrap().seq, Seq(40));
     let opened = wait(|done| state.open_shard(ShardId(1), done)).unwrap();
     assert_eq!((opened.applied, opened.log_time, opened.epoch), (Seq(50), LogTime(50), Epoch(1)));
@@ -516,6 +517,40 @@ fn an_import_is_seen_as_a_whole_or_not_at_all() {
     let shard = rig.recover().unwrap().shards.remove(&ShardId(1)).unwrap();
     assert_eq!((shard.applied, shard.last), (Seq(50), Seq(51)));
     assert_eq!(shard.dirty.len(), 1, "what the journal holds of the earlier stay is not replayed");
+}
+
+/// A shard that was dropped while a copy of it arrived took the copy's first rows with it, and the
+/// rest of the copy became the live one.
+#[test]
+fn a_copy_that_lost_rows_is_never_activated() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let state = running.storage.state();
+    running.checkpoint(vec![row(1, "old", 1, "1")], &[(1, 1)]).unwrap();
+    let import = |begin, key: &str| {
+        let (shard, generation) = (ShardId(1), Generation(5));
+        let rows = vec![row(1, key, 40, "new")];
+        let batch = ImportBatch { shard, generation, begin, rows, dedup: vec![] };
+        wait(|done| state.import(batch, done))
+    };
+    let activate = |states| {
+        let rows = CopyRows { states, dedup: 0 };
+        wait(|done| state.activate_generation(mark(1, 50), Generation(5), rows, done))
+    };
+    let lost = |result| assert!(matches!(result, Err(StorageError::CopyIncomplete { .. })));
+
+    lost(import(false, "no beginning"));
+    import(true, "x").unwrap();
+    wait(|done| state.drop_shard(ShardId(1), done)).unwrap();
+    lost(import(false, "y"));
+    lost(activate(1));
+    assert_eq!(running.load(1, "x").unwrap(), None);
+
+    import(true, "x").unwrap();
+    import(false, "y").unwrap();
+    lost(activate(3));
+    activate(2).unwrap();
+    assert!(running.load(1, "x").unwrap().is_some() && running.load(1, "y").unwrap().is_some());
 }
 
 #[test]
