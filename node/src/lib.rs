@@ -26,3 +26,9 @@ pub mod settings;
 pub mod telemetry;
 
 pub use cli::main;
+
+/// Under a load that comes and goes, glibc's allocator holds a little more memory every minute; this
+/// one does not. See `docs/decisions/0007-allocator.md`.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
