@@ -22,6 +22,9 @@ pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A running node.
 pub trait Backend: Send + Sync + 'static {
+    /// Waits until the node is a member and serves what the map gives it. Calls may come in then.
+    fn ready(&self) -> BoxFuture<Result<(), LaunchError>>;
+
     /// The kinds that this node hosts, by name.
     fn kinds(&self) -> Vec<Arc<dyn KindHost>>;
 
@@ -72,8 +75,9 @@ pub trait Permit: Send {
 
 /// Starts a node.
 pub trait Launch: Send + 'static {
-    /// Starts one with these settings, on the tokio runtime that runs this. When it is ready, it
-    /// has recovered and is a member.
+    /// Starts one with these settings, on the tokio runtime that runs this. It has recovered its
+    /// data then, and begins to look for its cluster; [`Backend::ready`] tells when it serves. To be
+    /// awaited to its end: a node that was started is shut down in order.
     fn launch(self: Box<Self>, config: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>>;
 }
 

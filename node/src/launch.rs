@@ -25,21 +25,19 @@ const LOCALITY_ROWS: usize = 10;
 impl Launch for Registry {
     fn launch(self: Box<Self>, config: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>> {
         Box::pin(async move {
-            let data_dir = config.data_dir.display().to_string();
-            let join = config.cluster.join.join(", ");
+            let told = Told {
+                data_dir: config.data_dir.display().to_string(),
+                join: config.cluster.join.join(", "),
+            };
             let started = tokio::task::spawn_blocking(move || Cluster::start(config, *self)).await;
             let cluster = match started {
                 Ok(Ok(cluster)) => cluster,
-                Ok(Err(error)) => return Err(explain(&error, &data_dir, &join)),
-                Err(panic) => return Err(explain(&thread(&panic), &data_dir, &join)),
+                Ok(Err(error)) => return Err(told.explain(&error)),
+                Err(panic) => return Err(told.explain(&thread(&panic))),
             };
-            if let Err(error) = cluster.ready().await {
-                cluster.shutdown().await;
-                return Err(explain(&error, &data_dir, &join));
-            }
-            let node = Node { view: Arc::new(Mutex::new(view(&cluster).await)), cluster };
-            tokio::spawn(look(node.cluster.clone(), Arc::clone(&node.view)));
-            Ok(Arc::new(node) as Arc<dyn Backend>)
+            let view = Arc::new(Mutex::new(view(&cluster).await));
+            tokio::spawn(look(cluster.clone(), Arc::clone(&view)));
+            Ok(Arc::new(Node { cluster, view, told }) as Arc<dyn Backend>)
         })
     }
 }
@@ -48,29 +46,39 @@ fn thread(error: &tokio::task::JoinError) -> StartError {
     StartError::Thread(error.to_string())
 }
 
-/// An error of the start with what an operator has to know beside it.
-fn explain(error: &StartError, data_dir: &str, join: &str) -> LaunchError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+/// What the node was told that belongs beside an error of it.
+#[derive(Debug, Clone)]
+struct Told {
+    data_dir: String,
+    join: String,
+}
+
+impl Told {
+    /// An error with what an operator has to know beside it.
+    fn explain(&self, error: &StartError) -> LaunchError {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text = format!("{text}: {cause_text}");
+            }
+            source = cause.source();
         }
-        source = cause.source();
+        let mut facts = vec![("data dir", self.data_dir.clone())];
+        if !self.join.is_empty() {
+            facts.push(("joining", self.join.clone()));
+        }
+        let code = error.code();
+        LaunchError { code, text, facts, help: vec![format!("mainstay explain {code}")] }
     }
-    let mut facts = vec![("data dir", data_dir.to_owned())];
-    if !join.is_empty() {
-        facts.push(("joining", join.to_owned()));
-    }
-    let code = error.code();
-    LaunchError { code, text, facts, help: vec![format!("mainstay explain {code}")] }
 }
 
 /// A running node.
 struct Node {
     cluster: Cluster,
     view: Arc<Mutex<NodeView>>,
+    told: Told,
 }
 
 /// Keeps the view fresh until the node stops.
@@ -79,11 +87,15 @@ async fn look(cluster: Cluster, shared: Arc<Mutex<NodeView>>) {
         tokio::time::sleep(LOOK).await;
         let fresh = view(&cluster).await;
         let stopping = fresh.phase == Phase::Stopping;
-        *shared.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        put(&shared, fresh);
         if stopping {
             return;
         }
     }
+}
+
+fn put(shared: &Mutex<NodeView>, fresh: NodeView) {
+    *shared.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
 }
 
 async fn view(cluster: &Cluster) -> NodeView {
@@ -136,6 +148,16 @@ impl Permit for ingress::Permit {
 }
 
 impl Backend for Node {
+    fn ready(&self) -> BoxFuture<Result<(), LaunchError>> {
+        let (cluster, shared, told) =
+            (self.cluster.clone(), Arc::clone(&self.view), self.told.clone());
+        Box::pin(async move {
+            cluster.ready().await.map_err(|error| told.explain(&error))?;
+            put(&shared, view(&cluster).await);
+            Ok(())
+        })
+    }
+
     fn kinds(&self) -> Vec<Arc<dyn KindHost>> {
         self.cluster.registry().kinds().into_iter().map(Arc::clone).collect()
     }

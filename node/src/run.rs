@@ -1,11 +1,12 @@
 //! Runs a node: listeners first, then the cluster, then until a signal says stop.
 //!
 //! ```text
-//!   listen (MS-1101 at once) -> serve probes -> launch -> attach -> banner
+//!   listen (MS-1101 at once) -> serve probes -> launch -> join -> take calls -> banner
 //!   -> signal -> [drain] -> no new connections -> requests under way end -> shutdown -> exit 0
 //! ```
 //!
-//! A second signal ends the process at once.
+//! A signal is heeded in every part of this, and always ends in the shutdown. A second one ends
+//! the process at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -69,24 +70,33 @@ pub async fn run(
     );
     let upkeep = metrics.map(|handle| tokio::spawn(keep_up(handle)));
 
+    let mut launching = launch.launch(runtime);
     let backend = tokio::select! {
-        launched = launch.launch(runtime) => launched?,
+        launched = &mut launching => launched?,
         name = signals.next() => {
-            tracing::info!(signal = name, "told to stop before the node was up");
+            tracing::info!(signal = name, "stopping once the data is recovered");
+            signals.end_at_next();
+            launching.await?.shutdown().await;
             return Ok(());
         }
     };
-    api.attach(Arc::clone(&backend));
-    announce(&loaded, backend.as_ref(), api_addr, admin_addr);
-
-    let name = signals.next().await;
-    tracing::info!(signal = name, "stopping; a second signal ends at once");
-    tokio::spawn(async move {
+    let joined = tokio::select! {
+        ready = backend.ready() => ready.map(|()| true),
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping before the node found its cluster");
+            Ok(false)
+        }
+    };
+    if let Ok(true) = joined {
+        api.attach(Arc::clone(&backend));
+        announce(&loaded, backend.as_ref(), api_addr, admin_addr);
         let name = signals.next().await;
-        tracing::warn!(signal = name, "ending at once");
-        std::process::exit(130);
-    });
-    if settings.stop.drain {
+        tracing::info!(signal = name, "stopping; a second signal ends at once");
+    }
+    signals.end_at_next();
+    if let Ok(true) = joined
+        && settings.stop.drain
+    {
         drain(backend.as_ref(), settings.stop.timeout).await;
     }
     stop(stop_api, served, settings.stop.timeout).await;
@@ -96,7 +106,7 @@ pub async fn run(
         upkeep.abort();
     }
     tracing::info!("stopped");
-    Ok(())
+    joined.map(drop)
 }
 
 /// What can tell a node to stop.
@@ -124,6 +134,15 @@ impl Signals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         }
+    }
+
+    /// The next one ends the process at once.
+    fn end_at_next(mut self) {
+        tokio::spawn(async move {
+            let name = self.next().await;
+            tracing::warn!(signal = name, "ending at once");
+            std::process::exit(130);
+        });
     }
 }
 

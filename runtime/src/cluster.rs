@@ -95,10 +95,29 @@ struct Lane {
 #[derive(Debug)]
 struct Ending {
     storage: Arc<Storage>,
-    ingress: tokio::runtime::Runtime,
+    ingress: Ingress,
     control: tokio::runtime::Handle,
     system: actix::System,
     system_thread: std::thread::JoinHandle<()>,
+}
+
+/// The runtime of the ingress. Dropping it never waits, so that a node may be let go anywhere, also
+/// inside another runtime.
+#[derive(Debug)]
+struct Ingress(Option<tokio::runtime::Runtime>);
+
+impl Ingress {
+    fn runtime(&self) -> &tokio::runtime::Runtime {
+        self.0.as_ref().expect("only the drop takes the runtime out")
+    }
+}
+
+impl Drop for Ingress {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Cluster {
@@ -222,7 +241,7 @@ impl Cluster {
         let plane = Arc::clone(&self.0.plane);
         let closed = ending.control.spawn(async move { plane.shutdown().await });
         drop(tokio::time::timeout(Duration::from_secs(2), closed).await);
-        // Joining threads blocks, and dropping a runtime may not happen inside one.
+        // Joining threads blocks.
         let ended = std::thread::spawn(move || ending.end());
         while !ended.is_finished() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -243,7 +262,7 @@ impl Cluster {
 impl Ending {
     fn end(self) {
         let Self { storage, ingress, system, system_thread, control: _ } = self;
-        ingress.shutdown_background();
+        drop(ingress);
         system.stop();
         if system_thread.join().is_err() {
             tracing::error!("the control thread panicked");

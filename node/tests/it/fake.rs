@@ -200,6 +200,10 @@ impl Fake {
 }
 
 impl Backend for Fake {
+    fn ready(&self) -> BoxFuture<Result<(), LaunchError>> {
+        Box::pin(ready(Ok(())))
+    }
+
     fn kinds(&self) -> Vec<Arc<dyn KindHost>> {
         vec![Arc::clone(&self.kind)]
     }

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::peers::{Caller, Progress};
 use super::threads::{LaneMaker, SystemThread};
-use super::{Cluster, Ending, Inner, Lane, Phase, port_of};
+use super::{Cluster, Ending, Ingress, Inner, Lane, Phase, port_of};
 use crate::clock;
 use crate::config::Config;
 use crate::control::consensus::Timing;
@@ -87,8 +87,8 @@ impl Eq for StartError {}
 /// Starts a node. Blocks; must run outside any runtime.
 pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, StartError> {
     let registry = registry.build()?;
-    let ingress = ingress_runtime()?;
-    let listener = ingress.block_on(Listener::bind(&config.peers.listen))?;
+    let ingress = Ingress(Some(ingress_runtime()?));
+    let listener = ingress.runtime().block_on(Listener::bind(&config.peers.listen))?;
     let opened = storage::open(&config.storage, &config.data_dir, config.node.as_ref())?;
     let node = Node::new(config, registry, &opened, listener.addr().to_string());
     let lanes = node.lane_inboxes();
@@ -96,8 +96,8 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;
-    let moving = node.mover(&storage, &control, &ingress, &lanes);
-    let router = node.router(&control, &lanes, &ingress);
+    let moving = node.mover(&storage, &control, ingress.runtime(), &lanes);
+    let router = node.router(&control, &lanes, ingress.runtime());
     let mut hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
     tracing::info!(
         took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
@@ -122,7 +122,8 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         running.push(Lane { inbox: inbox.clone(), addr });
     }
     node.lanes_started(&running);
-    let doors = Doors { ingress: &ingress, system: &system, lanes: &running, control: &control };
+    let doors =
+        Doors { ingress: ingress.runtime(), system: &system, lanes: &running, control: &control };
     node.listen(listener, &doors, &moving);
     let (phase, _) = watch::channel(Phase::Joining);
     node.watch_map(&system, &control, &running);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_cluster_tests::processes::{Addresses, Node, READY_WITHIN, Spec};
+use mainstay_cluster_tests::processes::{Addresses, Node, READY_WITHIN, Spec, eventually};
 
 use super::{Running, SOON, TESTNODE, plan, prepare, set, start};
 
@@ -103,4 +103,21 @@ async fn two_of_three_expected_nodes_wait_for_the_third() {
     cluster.nodes[2].start().unwrap();
     cluster.ready().await.unwrap();
     assert_eq!(cluster.members(0).await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_node_that_is_stopped_while_it_joins_ends_in_order() {
+    for signal in ["TERM", "INT"] {
+        let cluster = prepare(&plan(0)).await;
+        let mut spec = spec(&cluster, "early");
+        spec.join = vec![Addresses::free().unwrap().peer.to_string()];
+        let mut node = Node::new(spec);
+        node.start().unwrap();
+        let recovered = async || node.log().contains("recovered");
+        eventually("it has recovered", SOON, recovered).await.unwrap();
+        node.signal(signal).unwrap();
+        let status = node.exit(SOON).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{}", node.log());
+        assert!(!node.log().contains("panicked"), "{}", node.log());
+    }
 }
