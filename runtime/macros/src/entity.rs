@@ -21,7 +21,6 @@ struct Options {
     mailbox: Option<SpannedValue<u32>>,
     idle: Option<TimeSpan>,
     turn: Option<TimeSpan>,
-    standbys: Option<u8>,
 }
 
 /// An entity, read and checked.

@@ -68,7 +68,6 @@ pub fn data(options: TokenStream, item: TokenStream) -> TokenStream {
 /// * `mailbox`: messages that wait for one entity, at most (64).
 /// * `turn`: how long an async or blocking turn may take (30 s).
 /// * `idle`: how long an idle entity stays in memory (15 min).
-/// * `standbys`: copies beside the primary that the kind wants (the cluster's).
 ///
 /// Beside the impl block stands, for an entity `Account`: `AccountRef` with a method per method,
 /// each of which gives a call to await; and a message type per method, `AccountDeposit { cents }`.

@@ -35,6 +35,9 @@ use crate::transport::{self, control, snapshots};
 /// Why a node did not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The configuration asks for copies. Nothing was changed; set `cluster.standbys` to 0.
+    #[error("cluster.standbys is {0}: standbys are not built yet; must be 0")]
+    Standbys(u8),
     /// The program's kinds are wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -65,7 +68,7 @@ impl StartError {
     /// The number under which it is explained.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Registry(_) | Self::Thread(_) => "MS-1001",
+            Self::Standbys(_) | Self::Registry(_) | Self::Thread(_) => "MS-1001",
             Self::Storage(error) => error.code(),
             Self::Bind(error) => error.code(),
             Self::Control(error) => error.code(),
@@ -86,6 +89,9 @@ impl Eq for StartError {}
 
 /// Starts a node. Blocks; must run outside any runtime.
 pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, StartError> {
+    if config.cluster.standbys > 0 {
+        return Err(StartError::Standbys(config.cluster.standbys));
+    }
     let registry = registry.build()?;
     let ingress = Ingress(Some(ingress_runtime()?));
     let listener = ingress.runtime().block_on(Listener::bind(&config.peers.listen))?;

@@ -59,18 +59,11 @@ pub struct KindOptions {
     pub turn: Duration,
     /// How long an idle entity stays in memory.
     pub idle: Duration,
-    /// Copies beside the primary that the kind wants; `None` takes the cluster's.
-    pub standbys: Option<u8>,
 }
 
 impl Default for KindOptions {
     fn default() -> Self {
-        Self {
-            mailbox: 64,
-            turn: Duration::from_secs(30),
-            idle: Duration::from_secs(15 * 60),
-            standbys: None,
-        }
+        Self { mailbox: 64, turn: Duration::from_secs(30), idle: Duration::from_secs(15 * 60) }
     }
 }
 

@@ -59,7 +59,7 @@ type Amount = u32;
 ///
 /// It holds money.
 #[entity(
-    name = "account", group_by = Self::tenant, mailbox = 8, idle = "90s", turn = "2s", standbys = 1
+    name = "account", group_by = Self::tenant, mailbox = 8, idle = "90s", turn = "2s"
 )]
 impl Account {
     /// Adds money,

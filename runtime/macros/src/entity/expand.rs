@@ -234,9 +234,6 @@ fn kind_options(entity: &Entity) -> Option<TokenStream> {
         mailbox.map(|mailbox| quote!(options.mailbox = #mailbox;)),
         options.idle.map(|idle| quote!(options.idle = #idle;)),
         options.turn.map(|turn| quote!(options.turn = #turn;)),
-        options
-            .standbys
-            .map(|standbys| quote!(options.standbys = ::core::option::Option::Some(#standbys);)),
     ];
     let set: Vec<_> = set.into_iter().flatten().collect();
     let options = quote! {
