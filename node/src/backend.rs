@@ -25,6 +25,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Waits until the node is a member and serves what the map gives it. Calls may come in then.
     fn ready(&self) -> BoxFuture<Result<(), LaunchError>>;
 
+    /// Waits until the node ends without having been told to by this process; an error when it
+    /// cannot go on. It is shut down after that.
+    fn ended(&self) -> BoxFuture<Result<(), LaunchError>>;
+
     /// The kinds that this node hosts, by name.
     fn kinds(&self) -> Vec<Arc<dyn KindHost>>;
 

@@ -158,6 +158,11 @@ impl Backend for Node {
         })
     }
 
+    fn ended(&self) -> BoxFuture<Result<(), LaunchError>> {
+        let (cluster, told) = (self.cluster.clone(), self.told.clone());
+        Box::pin(async move { cluster.ended().await.map_err(|error| told.explain(&error)) })
+    }
+
     fn kinds(&self) -> Vec<Arc<dyn KindHost>> {
         self.cluster.registry().kinds().into_iter().map(Arc::clone).collect()
     }

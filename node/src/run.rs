@@ -38,7 +38,7 @@ pub const INGRESS_THREADS: usize = 2;
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
-/// [`LaunchError`] when it does not start. Once it is up, it ends well or not at all.
+/// [`LaunchError`] when it does not start, or cannot go on. It was shut down in order then.
 pub async fn run(
     mut loaded: Loaded,
     launch: Box<dyn Launch>,
@@ -80,23 +80,16 @@ pub async fn run(
             return Ok(());
         }
     };
-    let joined = tokio::select! {
-        ready = backend.ready() => ready.map(|()| true),
+    let announce = || announce(&loaded, backend.as_ref(), api_addr, admin_addr);
+    let (ended, told) = tokio::select! {
+        ended = live(&api, &backend, announce) => (ended, false),
         name = signals.next() => {
-            tracing::info!(signal = name, "stopping before the node found its cluster");
-            Ok(false)
+            tracing::info!(signal = name, "stopping; a second signal ends at once");
+            (Ok(()), true)
         }
     };
-    if let Ok(true) = joined {
-        api.attach(Arc::clone(&backend));
-        announce(&loaded, backend.as_ref(), api_addr, admin_addr);
-        let name = signals.next().await;
-        tracing::info!(signal = name, "stopping; a second signal ends at once");
-    }
     signals.end_at_next();
-    if let Ok(true) = joined
-        && settings.stop.drain
-    {
+    if told && settings.stop.drain && api.node().is_some() {
         drain(backend.as_ref(), settings.stop.timeout).await;
     }
     stop(stop_api, served, settings.stop.timeout).await;
@@ -106,7 +99,23 @@ pub async fn run(
         upkeep.abort();
     }
     tracing::info!("stopped");
-    joined.map(drop)
+    ended
+}
+
+/// Joins, then serves; comes back when the node ends by itself.
+async fn live(
+    api: &Api,
+    backend: &Arc<dyn Backend>,
+    announce: impl FnOnce(),
+) -> Result<(), LaunchError> {
+    backend.ready().await?;
+    api.attach(Arc::clone(backend));
+    announce();
+    let ended = backend.ended().await;
+    if let Err(error) = &ended {
+        tracing::error!(code = error.code, %error, "the node cannot go on and ends");
+    }
+    ended
 }
 
 /// What can tell a node to stop.

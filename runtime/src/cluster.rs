@@ -216,6 +216,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until the node does not serve any more: it was told to end.
+    ///
+    /// # Errors
+    /// [`StartError`] when it cannot go on. It still runs: shut it down, then start it again.
+    pub async fn ended(&self) -> Result<(), Arc<StartError>> {
+        let mut phase = self.phase();
+        let ended = phase.wait_for(|phase| matches!(phase, Phase::Stopping | Phase::Failed(_)));
+        match ended.await.as_deref() {
+            Ok(Phase::Failed(error)) => Err(Arc::clone(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// [`Cluster::ready`] for programs without a runtime. Must not be called inside one.
     ///
     /// # Errors

@@ -82,13 +82,15 @@ pub(crate) async fn serve() -> Served {
 pub(crate) struct Launcher {
     /// What to refuse to start with.
     pub(crate) refusal: Option<LaunchError>,
+    /// How the node ends by itself, once it is up.
+    pub(crate) ends: Option<Result<(), LaunchError>>,
 }
 
 impl Launch for Launcher {
     fn launch(self: Box<Self>, _: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>> {
         Box::pin(ready(match self.refusal {
             Some(refusal) => Err(refusal),
-            None => Ok(Arc::new(Fake::new()) as Arc<dyn Backend>),
+            None => Ok(Arc::new(Fake { ends: self.ends, ..Fake::new() }) as Arc<dyn Backend>),
         }))
     }
 }
@@ -103,6 +105,7 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<ClusterState>,
     pub(crate) events: EventLog,
     pub(crate) checks: Mutex<Vec<Check>>,
+    ends: Option<Result<(), LaunchError>>,
 }
 
 pub(crate) fn name(text: &str) -> NodeId {
@@ -127,6 +130,7 @@ impl Fake {
                 ok: true,
                 text: "of a cluster of 2".to_owned(),
             }]),
+            ends: None,
         }
     }
 
@@ -202,6 +206,13 @@ impl Fake {
 impl Backend for Fake {
     fn ready(&self) -> BoxFuture<Result<(), LaunchError>> {
         Box::pin(ready(Ok(())))
+    }
+
+    fn ended(&self) -> BoxFuture<Result<(), LaunchError>> {
+        match &self.ends {
+            Some(end) => Box::pin(ready(end.clone())),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     fn kinds(&self) -> Vec<Arc<dyn KindHost>> {

@@ -11,6 +11,7 @@ use crate::fake::Launcher;
 
 const ARGS: &str = "NODE_TEST_ARGS";
 const REFUSE: &str = "NODE_TEST_REFUSE";
+const FAIL: &str = "NODE_TEST_FAIL";
 
 #[test]
 #[ignore = "is a process that the other tests start"]
@@ -22,8 +23,12 @@ fn child() {
         facts: vec![("data dir", "/d".to_owned())],
         help: vec!["mainstay run --join A_MEMBER_OF_THE_OLD_ONE".to_owned()],
     });
+    let ends = std::env::var_os(FAIL).map(|_| {
+        let text = "consensus stopped: the log is gone".to_owned();
+        Err(LaunchError { code: "MS-1107", text, facts: Vec::new(), help: Vec::new() })
+    });
     let args = std::iter::once("mainstay").chain(args.split(' '));
-    let code = mainstay_node::cli::main_from(args, Launcher { refusal });
+    let code = mainstay_node::cli::main_from(args, Launcher { refusal, ends });
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }
 
@@ -136,6 +141,18 @@ fn a_refusal_to_start_is_told_with_its_facts() {
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("error[MS-1203]: the data belongs to another cluster\n"), "{text}");
     assert!(text.contains("\n  data dir  /d\n"), "{text}");
+}
+
+#[test]
+fn a_node_that_cannot_go_on_says_why_and_ends_in_order() {
+    let args = format!("{FREE} --log-format json");
+    let Output { status, stderr, .. } = command(&args).env(FAIL, "1").output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{text}");
+    let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part:?} in {text}"));
+    assert!(position("the node is up") < position("the node cannot go on"), "{text}");
+    assert!(position("the node cannot go on") < position("\"stopped\""), "{text}");
+    assert!(text.contains("error[MS-1107]: consensus stopped: the log is gone\n"), "{text}");
 }
 
 #[test]

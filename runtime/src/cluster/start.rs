@@ -416,22 +416,24 @@ fn join(system: &SystemThread, plane: &Arc<ControlPlane>, phase: &watch::Sender<
         match plane.join().await {
             Ok(cluster) => {
                 tracing::info!(%cluster, "joined");
-                phase.send_if_modified(|phase| {
-                    let joining = *phase == Phase::Joining;
-                    if joining {
-                        *phase = Phase::Member;
-                    }
-                    joining
-                });
+                enter(&phase, Phase::Member);
                 let fatal = plane.control().stopped().await;
-                let error = StartError::Consensus(fatal.reason);
-                phase.send_replace(Phase::Failed(Arc::new(error)));
+                enter(&phase, Phase::Failed(Arc::new(StartError::Consensus(fatal.reason))));
             }
-            Err(error) => {
-                phase.send_replace(Phase::Failed(Arc::new(error.into())));
-            }
+            Err(error) => enter(&phase, Phase::Failed(Arc::new(error.into()))),
         }
     }));
+}
+
+/// Goes on to the next phase, unless the node ends: what stops then was told to.
+fn enter(phase: &watch::Sender<Phase>, next: Phase) {
+    phase.send_if_modified(|phase| {
+        let goes_on = *phase != Phase::Stopping;
+        if goes_on {
+            *phase = next;
+        }
+        goes_on
+    });
 }
 
 /// How long a node waits for its own lanes when it looks at itself.
