@@ -86,6 +86,11 @@ impl Disk for FileDisk {
     }
 }
 
+/// Whether a data directory was never used: it names no owner. Makes nothing.
+pub fn is_fresh(dir: &Path) -> bool {
+    !identity::exists(dir)
+}
+
 /// Opens the data directory of a node: locks it, checks whose it is, and recovers. Blocks; a node
 /// does it once, before it has anything else to do.
 ///
@@ -97,6 +102,24 @@ pub fn open(
     node: Option<&NodeId>,
 ) -> Result<Opened, OpenError> {
     open_on(&FileDisk(dir.to_owned()), config, dir, node)
+}
+
+/// What is stored, under the name that is configured. A name is for ever once there is a cluster that
+/// knows it; a first start that failed binds nobody.
+fn own(
+    stored: Option<Identity>,
+    configured: Option<&NodeId>,
+) -> Result<Option<Identity>, OpenError> {
+    match (stored, configured) {
+        (Some(stored), Some(configured)) if stored.node != *configured => {
+            let configured = configured.clone();
+            if stored.cluster.is_some() {
+                return Err(OpenError::OtherNode { stored: stored.node, configured });
+            }
+            Ok(Some(Identity { node: configured, ..stored }))
+        }
+        (stored, _) => Ok(stored),
+    }
 }
 
 /// Like [`open`], with the databases on another disk than the directory's.
@@ -111,13 +134,7 @@ pub fn open_on(
     node: Option<&NodeId>,
 ) -> Result<Opened, OpenError> {
     let directory = Directory::lock(dir)?;
-    let stored = directory.read_identity()?;
-    if let (Some(Identity { node: stored, .. }), Some(configured)) = (&stored, node)
-        && stored != configured
-    {
-        let (stored, configured) = (stored.clone(), configured.clone());
-        return Err(OpenError::OtherNode { stored, configured });
-    }
+    let stored = own(directory.read_identity()?, node)?;
     let reserve = Reserve::of_dir(dir, config.reserve_bytes);
     let recovery = Recovery::run(disk, stored.is_none())?;
     let fail = |operation| move |error| OpenError::from_io(dir.to_owned(), operation, error);

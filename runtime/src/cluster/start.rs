@@ -87,11 +87,22 @@ impl PartialEq for StartError {
 
 impl Eq for StartError {}
 
+/// Refuses what cannot end well, before anything is made.
+fn check(config: &Config) -> Result<(), StartError> {
+    let told = &config.cluster;
+    if told.standbys > 0 {
+        return Err(StartError::Standbys(told.standbys));
+    }
+    let to_join_or_form = told.form_alone || told.expect > 0 || !told.join.is_empty();
+    if !to_join_or_form && storage::is_fresh(&config.data_dir) {
+        return Err(JoinError::NoCluster.into());
+    }
+    Ok(())
+}
+
 /// Starts a node. Blocks; must run outside any runtime.
 pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, StartError> {
-    if config.cluster.standbys > 0 {
-        return Err(StartError::Standbys(config.cluster.standbys));
-    }
+    check(&config)?;
     let registry = registry.build()?;
     let ingress = Ingress(Some(ingress_runtime()?));
     let listener = ingress.runtime().block_on(Listener::bind(&config.peers.listen))?;

@@ -162,6 +162,11 @@ impl Directory {
     }
 }
 
+/// Whether a directory has an owner. Makes nothing.
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(IDENTITY_FILE).exists()
+}
+
 /// Creates a directory for its owner only, and makes its name durable.
 fn make_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {

@@ -87,7 +87,28 @@ async fn data_of_another_cluster_is_refused_and_kept() {
 #[tokio::test]
 async fn a_node_that_is_told_nothing_forms_no_cluster() {
     let cluster = prepare(&plan(0)).await;
-    refused(Node::new(spec(&cluster, "lonely")), "MS-1206").await;
+    let spec = spec(&cluster, "lonely");
+    refused(Node::new(spec.clone()), "MS-1206").await;
+    assert!(!spec.data.exists(), "the refused start left {}", spec.data.display());
+}
+
+#[tokio::test]
+async fn a_first_start_that_failed_binds_the_directory_to_no_name() {
+    let mut cluster = start(&plan(1)).await;
+    let mut impostor = spec(&cluster, "n1");
+    impostor.data = cluster.folder().join("second");
+    impostor.log = cluster.folder().join("second.log");
+    impostor.join = vec![cluster.nodes[0].addresses().peer.to_string()];
+    refused(Node::new(impostor.clone()), "MS-1202").await;
+
+    let mut renamed = Node::new(Spec { name: "n2".to_owned(), ..impostor });
+    renamed.start().unwrap();
+    renamed.ready(cluster.client(), READY_WITHIN).await.unwrap();
+    renamed.kill();
+    renamed.spec_mut().name = "n3".to_owned();
+    refused(renamed, "MS-1103").await;
+    assert_eq!(cluster.members(0).await.len(), 2);
+    cluster.nodes[0].kill();
 }
 
 #[tokio::test]
