@@ -235,7 +235,7 @@ pub struct Inspection {
 /// A change of who takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberChange {
-    /// Hands its shards over, then it may leave.
+    /// Hands its shards over, then leaves.
     Drain(NodeId),
     /// Stays after all.
     Undrain(NodeId),
@@ -273,6 +273,12 @@ pub enum AdminError {
     NotFound {
         /// What: `member n9`.
         what: String,
+    },
+    /// It names no member.
+    #[error("{node} is no member: it left the cluster, was removed, or never joined")]
+    NoMember {
+        /// The name.
+        node: NodeId,
     },
     /// The cluster's rules forbid it, or another change came first.
     #[error("{reason}")]

@@ -80,13 +80,13 @@ enum Verb {
     /// Entities: kinds, lists, one entity, calls.
     #[command(subcommand, alias = "e")]
     Entities(entities::EntitiesVerb),
-    /// Hand a member's shards over to the others.
+    /// Hand a member's shards over to the others; it leaves the cluster then, and its process ends.
     #[command(after_help = "Examples:\n  mainstay drain --wait --timeout 2m     the node that \
         answers\n  mainstay drain n3 --wait")]
     Drain(node::DrainArgs),
-    /// A drained member stays after all.
+    /// A member that drains stays after all.
     Undrain(node::MemberArgs),
-    /// Remove a member for good; refused while it holds shards.
+    /// Remove a member that is down for good; refused while it holds shards.
     Remove(node::RemoveArgs),
     /// What happened to the cluster, as this node saw it.
     #[command(after_help = "Examples:\n  mainstay events\n  mainstay events --follow --json")]

@@ -107,7 +107,9 @@ async fn view(cluster: &Cluster) -> NodeView {
         cluster::Phase::Joining => Phase::Joining,
         cluster::Phase::Member if draining => Phase::Draining,
         cluster::Phase::Member => Phase::Ready,
-        cluster::Phase::Stopping | cluster::Phase::Failed(_) => Phase::Stopping,
+        cluster::Phase::Left | cluster::Phase::Stopping | cluster::Phase::Failed(_) => {
+            Phase::Stopping
+        }
     };
     let check = |name, probe, ok, text| Check { name, probe, ok, text };
     let answering = format!("{} of {} lanes answer", seen.lanes_answering, seen.lanes);
@@ -255,11 +257,10 @@ fn admin_error(error: cluster::AdminError) -> AdminError {
     use cluster::AdminError as From;
     match error {
         From::NotFound { what } => AdminError::NotFound { what },
-        From::Refused(ProposeRefused::NoMember { node }) => {
-            AdminError::NotFound { what: format!("member {node}") }
-        }
+        From::Refused(ProposeRefused::NoMember { node }) => AdminError::NoMember { node },
         From::Refused(ProposeRefused::NoLeader { reason }) => AdminError::Unavailable { reason },
         From::Refused(refused) => AdminError::Conflict { reason: refused.to_string() },
+        down @ From::Down { .. } => AdminError::Conflict { reason: down.to_string() },
         other @ (From::Storage(_) | From::Busy { .. }) => {
             AdminError::Unavailable { reason: other.to_string() }
         }

@@ -112,8 +112,13 @@ async fn live(
     api.attach(Arc::clone(backend));
     announce();
     let ended = backend.ended().await;
-    if let Err(error) = &ended {
-        tracing::error!(code = error.code, %error, "the node cannot go on and ends");
+    match &ended {
+        Ok(()) => tracing::info!(
+            "the node left its cluster and ends; start it again and it joins with what it then holds"
+        ),
+        Err(error) => {
+            tracing::error!(code = error.code, %error, "the node cannot go on and ends");
+        }
     }
     ended
 }

@@ -49,6 +49,8 @@ pub enum Phase {
     Joining,
     /// It is a member.
     Member,
+    /// It is no member any more: it handed everything over, or was removed.
+    Left,
     /// It ends, in order.
     Stopping,
     /// It cannot go on; the error says why.
@@ -203,7 +205,7 @@ impl Cluster {
             match &*phase.borrow_and_update() {
                 Phase::Failed(error) => return Err(Arc::clone(error)),
                 Phase::Member => break,
-                Phase::Stopping => return Err(Arc::new(StartError::Stopped)),
+                Phase::Left | Phase::Stopping => return Err(Arc::new(StartError::Stopped)),
                 Phase::Joining => {}
             }
             if phase.changed().await.is_err() {
@@ -216,13 +218,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until the node does not serve any more: it was told to end.
+    /// Waits until the node does not serve any more: it left its cluster, or was told to end.
     ///
     /// # Errors
     /// [`StartError`] when it cannot go on. It still runs: shut it down, then start it again.
     pub async fn ended(&self) -> Result<(), Arc<StartError>> {
         let mut phase = self.phase();
-        let ended = phase.wait_for(|phase| matches!(phase, Phase::Stopping | Phase::Failed(_)));
+        let over = |phase: &Phase| !matches!(phase, Phase::Joining | Phase::Member);
+        let ended = phase.wait_for(over);
         match ended.await.as_deref() {
             Ok(Phase::Failed(error)) => Err(Arc::clone(error)),
             _ => Ok(()),

@@ -33,6 +33,7 @@ pub use self::caller::{AskFailure, AskFuture, PeerCaller};
 pub use self::join::{Joiner, Patience};
 pub use self::join_error::JoinError;
 pub use self::leave::{LeaveError, leave, undrain};
+pub(crate) use self::leave::{UNSEATED, departed};
 use crate::clock;
 use crate::config::Detection;
 

@@ -36,7 +36,7 @@ pub(super) struct DrainArgs {
     node: Option<String>,
     #[command(flatten)]
     pub(super) remote: RemoteArgs,
-    /// Wait until it serves no shard any more, as long as --timeout says.
+    /// Wait until it left the cluster, as long as --timeout says.
     #[arg(long)]
     wait: bool,
 }
@@ -94,16 +94,22 @@ pub(super) async fn drain(
     let path = format!("/admin/v1/nodes/{}/drain", encode(&name));
     let change: Change = remote.change(Method::POST, &path).await?;
     if args.wait {
-        wait_until_drained(&name, args.remote.timeout, remote, output).await?;
+        wait_until_left(&name, args.remote.timeout, remote, output).await?;
     }
     if args.remote.json {
         return output.json(&change);
     }
-    let what = if args.wait { "serves no shard any more" } else { "hands its shards over" };
+    let what = if args.wait {
+        "handed everything over and left the cluster: its process ends; start it again to rejoin"
+    } else {
+        "hands its shards over, then leaves the cluster; `mainstay undrain` stops that"
+    };
     output.data(&format!("{name} {what}"))
 }
 
-async fn wait_until_drained(
+/// Waits until a member is none any more. Asked itself, it may answer no more: once it held no
+/// shard, that is the same.
+async fn wait_until_left(
     name: &str,
     timeout: Duration,
     remote: &Remote,
@@ -112,18 +118,22 @@ async fn wait_until_drained(
     let until = Instant::now() + timeout;
     let mut told = None;
     loop {
-        let nodes: Nodes = remote.get("/admin/v1/nodes").await?;
+        let nodes: Nodes = match remote.get("/admin/v1/nodes").await {
+            Ok(nodes) => nodes,
+            Err(_) if told == Some(0) => return Ok(()),
+            Err(trouble) => return Err(trouble),
+        };
         let row = nodes.nodes.iter().find(|row: &&NodeRow| row.name.as_str() == name);
-        let left = row.map_or(0, |row| row.primaries);
-        if left == 0 {
-            return Ok(());
-        }
+        let Some(left) = row.map(|row| row.primaries) else { return Ok(()) };
         if told != Some(left) {
             output.note(&format!("{name}: {left} shards left"));
             told = Some(left);
         }
         if Instant::now() >= until {
-            let text = format!("{name} still serves {left} shards after {timeout:?}");
+            let text = match left {
+                0 => format!("{name} serves no shard, but is still a member after {timeout:?}"),
+                _ => format!("{name} still serves {left} shards after {timeout:?}"),
+            };
             return Err(Trouble::unavailable(text)
                 .help("the drain goes on; wait longer with --timeout, or `mainstay undrain`"));
         }

@@ -169,7 +169,9 @@ impl From<AdminError> for Problem {
     fn from(error: AdminError) -> Self {
         let detail = error.to_string();
         match error {
-            AdminError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "MS-2301", detail),
+            AdminError::NotFound { .. } | AdminError::NoMember { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "MS-2301", detail)
+            }
             AdminError::Conflict { .. } => Self::new(StatusCode::CONFLICT, "MS-2302", detail),
             AdminError::Unavailable { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "MS-2105", detail)

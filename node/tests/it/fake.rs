@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::ready;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -105,6 +106,8 @@ pub(crate) struct Fake {
     pub(crate) state: Mutex<ClusterState>,
     pub(crate) events: EventLog,
     pub(crate) checks: Mutex<Vec<Check>>,
+    /// A member that is drained has left at once.
+    pub(crate) leaves: AtomicBool,
     ends: Option<Result<(), LaunchError>>,
 }
 
@@ -130,6 +133,7 @@ impl Fake {
                 ok: true,
                 text: "of a cluster of 2".to_owned(),
             }]),
+            leaves: AtomicBool::new(false),
             ends: None,
         }
     }
@@ -301,13 +305,15 @@ impl Backend for Fake {
         let mut state = self.state.lock().unwrap();
         let node = change.node().clone();
         let Some(member) = state.members.get_mut(&node) else {
-            let what = format!("member {node}");
-            return Box::pin(ready(Err(AdminError::NotFound { what })));
+            return Box::pin(ready(Err(AdminError::NoMember { node })));
         };
         let changed = match change {
             MemberChange::Drain(_) => {
                 member.state = MemberState::Draining;
                 state.shards.iter_mut().for_each(|shard| shard.primary = None);
+                if self.leaves.load(Ordering::SeqCst) {
+                    state.members.remove(&node);
+                }
                 Ok(())
             }
             MemberChange::Undrain(_) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_protocol::control::{Command, ProposeRefused};
+use mainstay_protocol::control::{Command, MemberState, ProposeRefused};
 use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
 use mainstay_protocol::shard::handoff::is_claimed;
 use tokio::sync::oneshot;
@@ -94,6 +94,17 @@ pub enum AdminError {
     /// The cluster refused.
     #[error(transparent)]
     Refused(#[from] ProposeRefused),
+    /// The member is down, and a member that is down hands nothing over. Nothing was changed.
+    #[error(
+        "member {node} is down and its {shards} shards are on its disk only: start it again, then \
+         drain it"
+    )]
+    Down {
+        /// The member.
+        node: NodeId,
+        /// How many shards it holds.
+        shards: u32,
+    },
     /// The tables could not be read.
     #[error("the stored state cannot be read")]
     Storage(#[from] StorageError),
@@ -254,11 +265,17 @@ impl Cluster {
         Ok(Inspection { shard, primary, seq, state, active: view.active })
     }
 
-    /// Begins to hand a member's shards over; it may leave when it holds none.
+    /// Begins to hand a member's shards over; it leaves the cluster when it holds none.
     ///
     /// # Errors
-    /// [`AdminError::Refused`].
+    /// [`AdminError::Down`], or [`AdminError::Refused`].
     pub async fn drain(&self, node: NodeId) -> Result<(), AdminError> {
+        let map = self.map();
+        let shards = map.held_by(&node);
+        let down = map.members.get(&node).is_some_and(|m| m.state == MemberState::Down);
+        if down && shards > 0 {
+            return Err(AdminError::Down { node, shards });
+        }
         Ok(self.0.control.propose(Command::Drain { node }).await.map(drop)?)
     }
 

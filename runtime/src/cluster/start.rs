@@ -22,7 +22,7 @@ use crate::events::EventLog;
 use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
 use crate::lane::{Adopt, Input, LaneInbox, lane_of};
-use crate::membership::{JoinError, Patience};
+use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
 use crate::storage::{self, JournalNews, OpenError, Opened, RecoveredShard, Storage};
@@ -129,7 +129,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         router: &router,
         moving: &moving,
         system: &system,
-        map: control.control.current(),
+        map: control.handle.current(),
         blocking,
     };
     let mut running = Vec::new();
@@ -144,7 +144,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     node.listen(listener, &doors, &moving);
     let (phase, _) = watch::channel(Phase::Joining);
     node.watch_map(&system, &control, &running);
-    join(&system, &control.plane, &phase);
+    node.join(&system, &control, &phase);
     let door = Door::new(&node.config.limits);
     Ok(Cluster(Arc::new(Inner {
         me: node.me.clone(),
@@ -155,7 +155,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         port: port_of(&door, &router),
         router,
         door,
-        control: control.control,
+        control: control.handle,
         plane: control.plane,
         events: node.events.clone(),
         lanes: running,
@@ -199,7 +199,8 @@ struct Doors<'a> {
 
 struct Control {
     plane: Arc<ControlPlane>,
-    control: crate::control::ControlHandle,
+    caller: Arc<dyn PeerCaller>,
+    handle: crate::control::ControlHandle,
 }
 
 impl Node {
@@ -260,6 +261,7 @@ impl Node {
         // Weak, so that ending the node closes its storage while handles of it are still about.
         let (keeper, identity) = (Arc::downgrade(storage), Arc::clone(&self.identity));
         let (events, progress) = (self.events.clone(), Arc::clone(&self.progress));
+        let caller: Arc<dyn PeerCaller> = Arc::new(Caller(channel));
         let setup = Setup {
             node: self.me.node.clone(),
             member: self.member(),
@@ -270,7 +272,7 @@ impl Node {
             detection: self.config.detection.clone(),
             timing: Timing::default(),
             patience: Patience::default(),
-            caller: Arc::new(Caller(channel)),
+            caller: Arc::clone(&caller),
             keep: Arc::new(move |cluster| {
                 let keeper = keeper.upgrade().ok_or(std::io::ErrorKind::BrokenPipe)?;
                 keeper.set_cluster(cluster).map_err(std::io::Error::other)?;
@@ -284,7 +286,7 @@ impl Node {
         };
         let plane = system.run(move || async { ControlPlane::start(setup).await })??;
         let plane = Arc::new(plane);
-        Ok(Control { control: plane.control(), plane })
+        Ok(Control { handle: plane.control(), plane, caller })
     }
 
     fn mover(
@@ -298,7 +300,7 @@ impl Node {
             state: storage.state().clone(),
             identity: Arc::clone(&self.identity),
             config: self.transport.clone(),
-            control: control.control.clone(),
+            control: control.handle.clone(),
             runtime: ingress.handle().clone(),
             lanes: Lanes(lanes.into()),
         })
@@ -360,9 +362,32 @@ impl Node {
         drop(ingress.spawn(listener.run(house)));
     }
 
+    /// Becomes a member, and watches over being one.
+    fn join(&self, system: &SystemThread, control: &Control, phase: &watch::Sender<Phase>) {
+        let (plane, caller) = (Arc::clone(&control.plane), Arc::clone(&control.caller));
+        let (phase, node, disk) = (phase.clone(), self.me.node.clone(), self.me.disk);
+        drop(system.handle.spawn(async move {
+            match plane.join().await {
+                Ok(cluster) => tracing::info!(%cluster, "joined"),
+                Err(error) => return enter(&phase, Phase::Failed(Arc::new(error.into()))),
+            }
+            enter(&phase, Phase::Member);
+            let control = plane.control();
+            tokio::select! {
+                fatal = control.stopped() => {
+                    enter(&phase, Phase::Failed(Arc::new(StartError::Consensus(fatal.reason))));
+                }
+                () = departed(control.state(), &*caller, &node, disk) => {
+                    control.consensus().await_unseated(disk, UNSEATED).await;
+                    enter(&phase, Phase::Left);
+                }
+            }
+        }));
+    }
+
     /// Passes every change of the map on to those who act on it.
     fn watch_map(&self, system: &SystemThread, control: &Control, lanes: &[Lane]) {
-        let mut state = control.control.state();
+        let mut state = control.handle.state();
         let identity = Arc::clone(&self.identity);
         let inboxes: Vec<_> = lanes.iter().map(|lane| lane.inbox.clone()).collect();
         let gauges = super::peers::MapGauges::new();
@@ -394,7 +419,7 @@ impl Node {
             limits: self.config.limits.clone(),
             me: self.me.node.clone(),
             intake: self.intake.clone(),
-            control: control.control.clone(),
+            control: control.handle.clone(),
             lanes: lanes.to_vec(),
             runtime: ingress.handle().clone(),
         })
@@ -419,21 +444,6 @@ fn ingress_runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Thread(error.to_string()))
-}
-
-fn join(system: &SystemThread, plane: &Arc<ControlPlane>, phase: &watch::Sender<Phase>) {
-    let (plane, phase) = (Arc::clone(plane), phase.clone());
-    drop(system.handle.spawn(async move {
-        match plane.join().await {
-            Ok(cluster) => {
-                tracing::info!(%cluster, "joined");
-                enter(&phase, Phase::Member);
-                let fatal = plane.control().stopped().await;
-                enter(&phase, Phase::Failed(Arc::new(StartError::Consensus(fatal.reason))));
-            }
-            Err(error) => enter(&phase, Phase::Failed(Arc::new(error.into()))),
-        }
-    }));
 }
 
 /// Goes on to the next phase, unless the node ends: what stops then was told to.

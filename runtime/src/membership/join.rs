@@ -142,11 +142,13 @@ impl Joiner {
             for (_, candidate) in &ours {
                 self.agreement.learn(candidate);
             }
-            let registered = if self.agreement.has_leader() {
-                self.judge(self.agreement.propose(self.register()).await, started)?
-            } else {
-                self.register_through(&ours, started).await?
-            };
+            let mut registered = None;
+            if self.agreement.has_leader() && (ours.is_empty() || self.is_known()) {
+                registered = self.judge(self.agreement.propose(self.register()).await, started)?;
+            }
+            if registered.is_none() {
+                registered = self.register_through(&ours, started).await?;
+            }
             if registered.is_some() && self.await_state().await {
                 return Ok(());
             }
@@ -156,6 +158,12 @@ impl Joiner {
             pause(failures).await;
         }
         unreachable!("the range has no end")
+    }
+
+    /// Whether this node is a member as far as it knows. One that left hears of no new leader: those
+    /// that are members register it.
+    fn is_known(&self) -> bool {
+        self.agreement.state().borrow().members.contains_key(&self.known.me().node)
     }
 
     /// Looks for a cluster to join, as long as it takes or is allowed to.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_protocol::control::{ClusterState, Command, MemberState, ProposeRefused};
-use mainstay_protocol::id::NodeId;
+use mainstay_protocol::id::{DiskId, NodeId};
 use mainstay_protocol::message::{ControlAnswer, ControlBody};
 use mainstay_protocol::time::Instant;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Agreement, PeerCaller};
@@ -17,8 +18,12 @@ const RETRY: Duration = Duration::from_millis(200);
 /// How long one member is asked for its state, and how many are.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const ASKED_MAX: usize = 3;
+/// How often a member makes sure that it still is one.
+const LOOK: Duration = Duration::from_secs(5);
+/// How often in a row it must be missing: a registration may be under way.
+const SIGHTINGS: u32 = 2;
 /// How long consensus has to give the seat to another member.
-const UNSEATED: Duration = Duration::from_secs(5);
+pub(crate) const UNSEATED: Duration = Duration::from_secs(5);
 
 /// Why a node did not leave. It is still a member; [`undrain`] makes it take part again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +65,7 @@ pub async fn leave(
     let disk = before.members.get(node).map(|member| member.disk);
     propose(agreement, Command::Drain { node: node.clone() }, end).await?;
     loop {
-        let state = newest(agreement, caller, node).await;
+        let state = newest(&agreement.state(), caller, node).await;
         if !state.members.contains_key(node) {
             break;
         }
@@ -87,14 +92,39 @@ pub async fn leave(
     Ok(())
 }
 
+/// Waits until this node, with this disk, is no member any more: it was drained and let go, or
+/// removed. Asks the others, often while it drains.
+pub(crate) async fn departed(
+    mut state: watch::Receiver<Arc<ClusterState>>,
+    caller: &dyn PeerCaller,
+    node: &NodeId,
+    disk: DiskId,
+) {
+    let member = |state: &ClusterState| state.members.get(node).is_some_and(|m| m.disk == disk);
+    let stays =
+        |state: &Arc<ClusterState>| member(state.as_ref()) && !state.draining.contains(node);
+    let mut missing = 0;
+    while missing < SIGHTINGS {
+        if missing == 0 {
+            timeout(LOOK, state.wait_for(|state| !stays(state)))
+                .await
+                .map(drop)
+                .unwrap_or_default();
+        }
+        tokio::time::sleep(RETRY).await;
+        let newest = newest(&state, caller, node).await;
+        missing = if member(newest.as_ref()) { 0 } else { missing + 1 };
+    }
+}
+
 /// The newest state that this node or another member holds: consensus tells nothing more to a
 /// member that it let go, not even that.
 async fn newest(
-    agreement: &dyn Agreement,
+    state: &watch::Receiver<Arc<ClusterState>>,
     caller: &dyn PeerCaller,
     leaver: &NodeId,
 ) -> Arc<ClusterState> {
-    let own = Arc::clone(&agreement.state().borrow());
+    let own = Arc::clone(&state.borrow());
     let others =
         own.members.iter().filter(|(node, m)| *node != leaver && m.state == MemberState::Up);
     for (node, member) in others.take(ASKED_MAX) {
