@@ -64,7 +64,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes who takes part.
     fn change_member(&self, change: MemberChange) -> BoxFuture<Result<(), AdminError>>;
 
-    /// Who called whom from here, and how far away, since the node started.
+    /// Who called whom from here, and how far away, since the node started: the pairs that cost
+    /// most remote bytes, dearest first.
     fn locality(&self) -> Vec<LocalityRow>;
 
     /// Ends everything in order: no new turns, journal flushed, storage closed.
@@ -261,8 +262,12 @@ pub struct LocalityRow {
     pub to: KindId,
     /// Answered on this node.
     pub local: u64,
+    /// Bytes of their arguments and values.
+    pub local_bytes: u64,
     /// Answered on another.
     pub remote: u64,
+    /// Bytes of their arguments and values.
+    pub remote_bytes: u64,
 }
 
 /// Why an admin request was refused. Nothing was changed.

@@ -242,7 +242,9 @@ impl Backend for Node {
             from: row.from.map(KindId::of),
             to: KindId::of(row.to),
             local: row.local_calls,
+            local_bytes: row.local_bytes,
             remote: row.remote_calls,
+            remote_bytes: row.remote_bytes,
         };
         self.cluster.locality(LOCALITY_ROWS).into_iter().map(row).collect()
     }

@@ -115,6 +115,16 @@ pub(super) fn lines(table: &Table) -> String {
     lines.join("\n")
 }
 
+/// A count of bytes for people: `5.0 MiB`.
+#[expect(clippy::cast_precision_loss, reason = "two digits for people")]
+pub(super) fn humanised(bytes: u64) -> String {
+    let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / *unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 impl Trouble {
     fn new(exit: u8, text: impl Into<String>) -> Self {
         Self { exit, code: None, text: text.into(), facts: Vec::new(), help: Vec::new() }
@@ -218,6 +228,14 @@ impl From<LaunchError> for Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_written_for_people() {
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 20, "5.0 MiB")]
+        {
+            assert_eq!(humanised(bytes), text);
+        }
+    }
 
     #[test]
     fn trouble_names_code_facts_and_help() {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{Output, Trouble, lines, table};
+use super::output::{Output, Trouble, humanised, lines, table};
 use super::remote::{Remote, RemoteArgs};
 use crate::http::overview::Status;
 use crate::http::views::Locality;
-use crate::settings::value::size_text;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -55,7 +54,7 @@ fn screen(status: &Status, output: &Output) -> String {
         lanes = node.lanes,
         shards = node.shards,
         entities = node.entities,
-        bytes = size_text(node.state_bytes),
+        bytes = humanised(node.state_bytes),
         requests = node.requests,
         map = cluster.map_version,
         up = cluster.members_up,
@@ -86,13 +85,24 @@ pub(super) async fn locality(
     if args.json {
         return output.json(&locality);
     }
-    let mut rows = table(&["from", "to", "local", "remote", "stays"]);
+    let mut rows = table(&["from", "to", "local", "bytes", "remote", "bytes", "stays"]);
     for row in &locality.rows {
         let share = row
             .local_ratio
             .map_or_else(|| "-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0));
-        rows.add_row([&row.from, &row.to, &row.local.to_string(), &row.remote.to_string(), &share]);
+        rows.add_row([
+            row.from.clone(),
+            row.to.clone(),
+            row.local.to_string(),
+            humanised(row.local_bytes),
+            row.remote.to_string(),
+            humanised(row.remote_bytes),
+            share,
+        ]);
     }
-    output.note(&format!("calls from node {} since it started", locality.node));
+    output.note(&format!(
+        "calls from node {} since it started, those that cost most remote bytes first",
+        locality.node
+    ));
     output.data(&lines(&rows))
 }

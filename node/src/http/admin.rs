@@ -155,21 +155,19 @@ async fn locality(State(api): State<Api>) -> Answer {
         let found = names.iter().find(|(known, _)| *known == id);
         found.map_or_else(|| format!("(kind {:08x})", id.0), |(_, name)| (*name).to_owned())
     };
-    let mut rows: Vec<views::Traffic> = backend
+    let rows: Vec<views::Traffic> = backend
         .locality()
         .iter()
         .map(|row| views::Traffic {
             from: row.from.map_or_else(|| "(outside)".to_owned(), name),
             to: name(row.to),
             local: row.local,
+            local_bytes: row.local_bytes,
             remote: row.remote,
+            remote_bytes: row.remote_bytes,
             local_ratio: ratio(row),
         })
         .collect();
-    rows.sort_by(|a, b| {
-        let calls = |row: &views::Traffic| row.local.saturating_add(row.remote);
-        calls(b).cmp(&calls(a)).then_with(|| (&a.from, &a.to).cmp(&(&b.from, &b.to)))
-    });
     let schema = "mainstay.locality/v1".to_owned();
     Ok(json(&views::Locality { schema, node: api.name().to_owned(), rows }))
 }

@@ -136,7 +136,7 @@ pub struct Locality {
     pub schema: String,
     /// The node.
     pub node: String,
-    /// Busiest first.
+    /// The pairs that cost most remote bytes, dearest first.
     pub rows: Vec<Traffic>,
 }
 
@@ -149,8 +149,12 @@ pub struct Traffic {
     pub to: String,
     /// Answered on the node itself.
     pub local: u64,
+    /// Bytes of their arguments and values.
+    pub local_bytes: u64,
     /// Answered on another.
     pub remote: u64,
+    /// Bytes of their arguments and values.
+    pub remote_bytes: u64,
     /// The share of the local ones; absent without calls.
     pub local_ratio: Option<f64>,
 }

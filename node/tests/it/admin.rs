@@ -166,4 +166,6 @@ async fn locality_names_the_kinds() {
     assert_eq!(locality["rows"][0]["from"], "(outside)");
     assert_eq!(locality["rows"][0]["to"], "counter");
     assert_eq!(locality["rows"][0]["local_ratio"], 0.75);
+    assert_eq!(locality["rows"][0]["remote_bytes"], 5 << 20, "dearest first, not busiest");
+    assert_eq!(locality["rows"][1]["local_bytes"], 900);
 }

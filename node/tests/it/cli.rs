@@ -136,6 +136,8 @@ async fn shards_events_and_locality_are_shown() {
     assert!(ran.out.contains("n1 #1 member_joined node=n1"), "{}", ran.out);
     let ran = ask(&served, &["locality"]).await;
     assert!(ran.out.contains("75.0 %"), "{}", ran.out);
+    let dearest = ran.out.lines().nth(1).unwrap();
+    assert!(dearest.contains("5.0 MiB"), "{}", ran.out);
 }
 
 #[tokio::test]

@@ -328,7 +328,16 @@ impl Backend for Fake {
     }
 
     fn locality(&self) -> Vec<LocalityRow> {
-        vec![LocalityRow { from: None, to: KindId::of("counter"), local: 3, remote: 1 }]
+        let row = |from, [local, local_bytes, remote, remote_bytes]: [u64; 4]| LocalityRow {
+            from,
+            to: KindId::of("counter"),
+            local,
+            local_bytes,
+            remote,
+            remote_bytes,
+        };
+        let dear = row(None, [3, 30, 1, 5 << 20]);
+        vec![dear, row(Some(KindId::of("counter")), [90, 900, 10, 100])]
     }
 
     fn shutdown(&self) -> BoxFuture<()> {
