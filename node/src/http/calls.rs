@@ -246,15 +246,19 @@ impl Target {
         }
     }
 
+    /// The entity ran and refused: an execution, also when its error cannot be read here.
     fn own_error(&self, error: &[u8], token: Token, replayed: bool) -> Problem {
         let (error, text) = match self.host.error_to_json(self.method, error) {
             Ok(decoded) => decoded,
             Err(reason) => {
                 let detail = format!("the entity's error does not decode: {reason}");
-                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "MS-2110", detail);
+                return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "MS-2110", detail)
+                    .outcome(Outcome::Executed);
             }
         };
-        let refused = Problem::new(StatusCode::CONFLICT, "MS-2201", text).error(error);
+        let refused = Problem::new(StatusCode::CONFLICT, "MS-2201", text)
+            .outcome(Outcome::Executed)
+            .error(error);
         token_headers(token, replayed)
             .into_iter()
             .fold(refused, |problem, (name, value)| problem.header(name, value))

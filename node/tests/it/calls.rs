@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mainstay::protocol::message::Pressure;
+use mainstay::client::CallError;
+use mainstay::protocol::message::{Outcome, Pressure};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
@@ -202,7 +203,8 @@ async fn methods_other_than_post_are_refused_with_a_problem() {
 async fn failures_have_their_status_code_and_outcome() {
     let served = serve().await;
     for (how, status, code, retryable, outcome) in [
-        ("app", 409, "MS-2201", false, "not_executed"),
+        ("app", 409, "MS-2201", false, "executed"),
+        ("app-unreadable", 500, "MS-2110", false, "executed"),
         ("overloaded", 429, "MS-2101", true, "not_executed"),
         ("late", 504, "MS-2102", true, "not_executed"),
         ("late-unknown", 504, "MS-2103", false, "unknown"),
@@ -224,6 +226,12 @@ async fn failures_have_their_status_code_and_outcome() {
         assert_eq!(problem["code"], code, "{how}");
         assert_eq!(problem["retryable"], retryable, "{how}");
         assert_eq!(problem["outcome"], outcome, "{how}");
+        let in_rust = match CallError::<String>::from(served.node.failure(how)).outcome() {
+            Outcome::NotExecuted => "not_executed",
+            Outcome::Executed => "executed",
+            Outcome::Unknown => "unknown",
+        };
+        assert_eq!(in_rust, outcome, "{how}: HTTP and Rust callers are told the same");
         assert_eq!(retry_after.is_some(), status == 429 || status == 503, "{how}");
         match how {
             "app" => {

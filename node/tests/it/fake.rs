@@ -181,12 +181,16 @@ impl Fake {
         }
     }
 
-    fn failure(&self, how: &str) -> Failure {
+    pub(crate) fn failure(&self, how: &str) -> Failure {
         let unavailable = |outcome| Failure::Unavailable { outcome, reason: "gone".to_owned() };
         match how {
             "app" => {
                 let error = Bytes::from_static(b"{\"Poor\":5}");
                 Failure::App { error, token: self.token(), replayed: true }
+            }
+            "app-unreadable" => {
+                let error = Bytes::from_static(b"{");
+                Failure::App { error, token: self.token(), replayed: false }
             }
             "overloaded" => {
                 Failure::Overloaded { retry_after_ms: 1500, bound: "mailbox".to_owned() }
@@ -292,9 +296,14 @@ impl Backend for Fake {
 
     fn inspect(&self, entity: EntityId) -> BoxFuture<Result<Inspection, AdminError>> {
         let value = self.entities.lock().unwrap().get(entity.key.as_str()).copied();
+        let primary = match entity.key.as_str() {
+            "elsewhere" => Some(name("n2")),
+            "nowhere" => None,
+            _ => Some(name("n1")),
+        };
         Box::pin(ready(Ok(Inspection {
             shard: ShardId(0),
-            primary: Some(name("n1")),
+            primary,
             seq: Seq(u64::from(value.is_some())),
             state: value.map(|value| Bytes::from(value.to_string())),
             active: value.is_some(),
