@@ -145,19 +145,34 @@ async fn get(args: &GetArgs, remote: &Remote, output: &Output) -> Result<(), Tro
     let entity: Entity = remote.get(&path).await?;
     if args.remote.json {
         output.json(&entity)?;
-    } else {
-        let primary = entity.primary.as_ref().map_or("(none)", |node| node.as_str());
-        output.note(&format!(
-            "shard {}, served by {primary}, changed by entry {}, {} bytes",
-            entity.shard, entity.seq, entity.state_bytes
-        ));
-        if let Some(state) = &entity.state {
-            output.json(state)?;
-        }
     }
-    match entity.state {
-        Some(_) => Ok(()),
-        None => Err(Trouble::not_found(format!("{} has no state on this node", args.entity))),
+    let (Some(seq), Some(bytes)) = (entity.seq, entity.state_bytes) else {
+        return Err(elsewhere(&args.entity, &entity));
+    };
+    let Some(state) = &entity.state else {
+        return Err(Trouble::not_found(format!("{} was never written", args.entity)));
+    };
+    if args.remote.json {
+        return Ok(());
+    }
+    let Entity { shard, node, .. } = &entity;
+    output.note(&format!("shard {shard}, served by {node}, changed by entry {seq}, {bytes} bytes"));
+    output.json(state)
+}
+
+/// The node that was asked knows nothing of an entity that another one serves.
+fn elsewhere(name: &str, entity: &Entity) -> Trouble {
+    let Entity { node, shard, .. } = entity;
+    match &entity.primary {
+        Some(primary) => Trouble::failed(format!(
+            "{name} is served by {primary}; {node}, which was asked, cannot show it"
+        ))
+        .help(format!("ask {primary}: --endpoint and its admin address (its admin.listen)"))
+        .help("calls work through every node: mainstay entities call"),
+        None => {
+            Trouble::unavailable(format!("{name} cannot be shown: nobody serves shard {shard} now"))
+                .help("mainstay shards ls --unavailable")
+        }
     }
 }
 

@@ -103,7 +103,12 @@ async fn entity(
     let backend = api.backend()?;
     let host = backend.kind(&kind).ok_or_else(|| no_kind(&kind))?;
     let id = EntityId { kind: host.info().id, key: key.clone() };
-    let seen = backend.inspect(id).await?;
+    let mut seen = backend.inspect(id).await?;
+    let here = seen.primary.as_ref().is_some_and(|primary| primary.as_str() == api.name());
+    if !here {
+        // what lies here of an earlier time says nothing about the entity
+        seen.state = None;
+    }
     let state = seen.state.as_ref().map(|bytes| host.state_to_json(bytes)).transpose().map_err(
         |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "MS-2110", error.to_string()),
     )?;
@@ -113,10 +118,11 @@ async fn entity(
         kind,
         key: key.as_str().to_owned(),
         shard: seen.shard.0,
+        node: api.name().to_owned(),
         primary: seen.primary,
-        seq: seen.seq.0,
-        active: seen.active,
-        state_bytes: u64::try_from(state_bytes).unwrap_or(u64::MAX),
+        seq: here.then_some(seen.seq.0),
+        active: here.then_some(seen.active),
+        state_bytes: here.then_some(u64::try_from(state_bytes).unwrap_or(u64::MAX)),
         state,
     }))
 }

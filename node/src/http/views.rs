@@ -77,15 +77,17 @@ pub struct Entity {
     pub key: String,
     /// Its shard.
     pub shard: u32,
-    /// Who serves the shard.
+    /// The node that answers.
+    pub node: String,
+    /// Who serves the shard. Only that node knows the rest.
     pub primary: Option<NodeId>,
     /// The entry that last changed it; 0 when it was never written.
-    pub seq: u64,
+    pub seq: Option<u64>,
     /// It is in memory.
-    pub active: bool,
+    pub active: Option<bool>,
     /// Bytes of its encoded state.
-    pub state_bytes: u64,
-    /// Its state; absent when it was never written or is on another node.
+    pub state_bytes: Option<u64>,
+    /// Its state; absent when it was never written.
     pub state: Option<Value>,
 }
 

@@ -80,7 +80,9 @@ async fn entities_are_called_listed_and_shown() {
     let ran = ask(&served, &["entities", "get", "counter/a/b c", "--json"]).await;
     let entity: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(entity["state"]["value"], 2);
-    assert_eq!(ask(&served, &["entities", "get", "counter/nobody"]).await.code, 3);
+    let nobody = ask(&served, &["entities", "get", "counter/nobody"]).await;
+    assert_eq!((nobody.code, nobody.out.as_str()), (3, ""));
+    assert!(nobody.err.contains("counter/nobody was never written"), "{}", nobody.err);
     assert_eq!(ask(&served, &["entities", "ls", "nothing"]).await.code, 3);
     assert_eq!(ask(&served, &["entities", "get", "counter"]).await.code, 2);
     let refused =
@@ -93,6 +95,20 @@ async fn entities_are_called_listed_and_shown() {
     assert_eq!(ask(&served, &["entities", "call", "counter/a", "add", "{}"]).await.code, 2);
     let kinds = ask(&served, &["entities", "kinds"]).await.out;
     assert!(kinds.contains("Adds, and returns the new value."), "{kinds}");
+}
+
+#[tokio::test]
+async fn an_entity_that_another_node_serves_is_not_called_missing() {
+    let served = serve().await;
+    let ran = ask(&served, &["entities", "get", "counter/elsewhere"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
+    assert!(ran.err.contains("counter/elsewhere is served by n2; n1, which was asked"));
+    assert!(ran.err.contains("--endpoint"), "{}", ran.err);
+    assert!(!ran.err.contains("entry 0") && !ran.err.contains("0 bytes"), "{}", ran.err);
+    let ran = ask(&served, &["entities", "get", "counter/elsewhere", "--json"]).await;
+    let entity: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&entity["primary"], &entity["seq"]), (&"n2".into(), &Value::Null));
+    assert_eq!(ask(&served, &["entities", "get", "counter/nowhere"]).await.code, 5);
 }
 
 #[tokio::test]
