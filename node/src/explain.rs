@@ -17,6 +17,13 @@ impl Code {
         let line = self.page.lines().next().unwrap_or_default();
         line.split_once(": ").map_or(line, |(_, title)| title)
     }
+
+    /// The lines under a heading of the page: `What to do`.
+    pub fn section(&self, heading: &'static str) -> impl Iterator<Item = &'static str> {
+        let page =
+            self.page.lines().skip_while(move |line| line.strip_prefix("## ") != Some(heading));
+        page.skip(1).take_while(|line| !line.starts_with("## ")).filter(|line| !line.is_empty())
+    }
 }
 
 macro_rules! codes {
@@ -29,7 +36,8 @@ macro_rules! codes {
 }
 
 codes! {
-    "MS-1001" "MS-1002" "MS-1101" "MS-1102" "MS-1103" "MS-1104" "MS-1105" "MS-1106"
+    "MS-1001" "MS-1002" "MS-1003" "MS-1101" "MS-1102" "MS-1103" "MS-1104" "MS-1105" "MS-1106"
+    "MS-1107" "MS-1108" "MS-1109"
     "MS-1201" "MS-1202" "MS-1203" "MS-1204" "MS-1205" "MS-1206" "MS-1301"
     "MS-2000" "MS-2001" "MS-2002" "MS-2003" "MS-2004" "MS-2005" "MS-2006" "MS-2007" "MS-2008"
     "MS-2009" "MS-2101" "MS-2102" "MS-2103" "MS-2104" "MS-2105" "MS-2106" "MS-2107" "MS-2108"
@@ -67,6 +75,9 @@ mod tests {
         assert_eq!(pages, table);
         for code in CODES {
             assert!(code.page.starts_with(&format!("# {}: ", code.id)), "{}", code.id);
+            for part in ["Was anything changed", "What to do"] {
+                assert!(code.section(part).next().is_some(), "{} says nothing on: {part}", code.id);
+            }
             for part in ["## What happened\n", "## Was anything changed\n", "## What to do\n"] {
                 assert!(code.page.contains(part), "{} lacks {part}", code.id);
             }

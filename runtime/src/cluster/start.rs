@@ -68,12 +68,14 @@ impl StartError {
     /// The number under which it is explained.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Standbys(_) | Self::Registry(_) | Self::Thread(_) => "MS-1001",
+            Self::Standbys(_) => "MS-1001",
+            Self::Registry(_) => "MS-1003",
             Self::Storage(error) => error.code(),
             Self::Bind(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Join(error) => error.code(),
-            Self::Consensus(_) => "MS-1105",
+            Self::Consensus(_) => "MS-1107",
+            Self::Thread(_) => "MS-1108",
             Self::Stopped => "MS-2105",
         }
     }
@@ -459,3 +461,23 @@ fn enter(phase: &watch::Sender<Phase>, next: Phase) {
 
 /// How long a node waits for its own lanes when it looks at itself.
 pub(super) const LANE_PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::consensus::Fatal;
+
+    #[test]
+    fn a_start_error_is_filed_under_its_own_cause() {
+        let reason = "the disk is gone".to_owned();
+        for (error, code) in [
+            (StartError::Standbys(1), "MS-1001"),
+            (StartError::Consensus(reason.clone()), "MS-1107"),
+            (ControlStartError::from(Fatal { reason: reason.clone() }).into(), "MS-1107"),
+            (StartError::Thread(reason.clone()), "MS-1108"),
+            (JoinError::Disk { reason }.into(), "MS-1109"),
+        ] {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+}

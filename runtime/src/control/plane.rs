@@ -88,7 +88,7 @@ impl StartError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Store(error) => error.code(),
-            Self::Consensus(_) => "MS-1105",
+            Self::Consensus(_) => "MS-1107",
         }
     }
 }

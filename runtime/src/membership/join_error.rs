@@ -88,7 +88,7 @@ impl JoinError {
             | Self::Contradiction(
                 BootstrapError::TooMany { .. } | BootstrapError::ExpectDiffers { .. },
             ) => "MS-1206",
-            Self::Disk { .. } => "MS-1103",
+            Self::Disk { .. } => "MS-1109",
         }
     }
 }
