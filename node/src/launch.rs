@@ -70,7 +70,7 @@ impl Told {
             facts.push(("joining", self.join.clone()));
         }
         let code = error.code();
-        LaunchError { code, text, facts, help: vec![format!("mainstay explain {code}")] }
+        LaunchError { code, text, facts, help: Vec::new() }
     }
 }
 

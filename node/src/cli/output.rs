@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::ColorChoice;
 use crate::backend::LaunchError;
+use crate::explain;
 
 /// Standard output and standard error of one command.
 #[derive(Debug)]
@@ -214,14 +215,15 @@ impl Trouble {
 
 impl From<LaunchError> for Trouble {
     fn from(error: LaunchError) -> Self {
-        let facts = error.facts.into_iter().map(|(name, value)| (name.to_owned(), value));
-        Self {
-            exit: 1,
-            code: Some(error.code.to_owned()),
-            text: error.text,
-            facts: facts.collect(),
-            help: error.help,
+        let mut facts: Vec<(String, String)> =
+            error.facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut help = error.help;
+        if let Some(page) = explain::find(error.code) {
+            let changed = page.section("Was anything changed");
+            facts.extend(changed.map(|line| ("changed".to_owned(), line.to_owned())));
+            help.extend(page.section("What to do").map(ToOwned::to_owned));
         }
+        Self { exit: 1, code: Some(error.code.to_owned()), text: error.text, facts, help }
     }
 }
 

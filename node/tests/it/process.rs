@@ -140,7 +140,12 @@ fn a_refusal_to_start_is_told_with_its_facts() {
     let text = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("error[MS-1203]: the data belongs to another cluster\n"), "{text}");
-    assert!(text.contains("\n  data dir  /d\n"), "{text}");
+    assert!(text.contains("\n  data dir  /d\n  changed   Nothing.\n"), "{text}");
+    assert!(
+        text.contains("A_MEMBER_OF_THE_OLD_ONE\n            To rejoin the old cluster"),
+        "{text}"
+    );
+    assert_eq!(text.matches("mainstay explain MS-1203").count(), 1, "{text}");
 }
 
 #[test]
