@@ -298,13 +298,24 @@ impl Building {
                 _ => rest.to_ascii_lowercase().replace("__", "."),
             };
             let Some(field) = fields::find(&path) else {
-                let hint = fields::nearest(&path)
-                    .map(|near| format!("; did you mean {}?", variable(near)))
-                    .unwrap_or_default();
-                self.loaded.warnings.push(format!("{name} is not a setting{hint}"));
+                self.unknown_variable(name, &path);
                 continue;
             };
             self.set(field, &Raw::Untyped(value.clone()), Origin::Env(name.clone()));
+        }
+    }
+
+    /// One that is nearly a setting was meant to be it: starting without it would be wrong. Others may
+    /// be of somebody else, as the `MAINSTAY_PORT_7000_TCP` of Kubernetes.
+    fn unknown_variable(&mut self, name: &str, path: &str) {
+        match fields::misspelt(path) {
+            Some(near) => self.problems.push(Problem {
+                code: "MS-1002",
+                at: format!("environment {name}"),
+                text: "is not a setting".to_owned(),
+                help: Some(format!("did you mean `{}`?", variable(near))),
+            }),
+            None => self.loaded.warnings.push(format!("{name} is not a setting")),
         }
     }
 
@@ -396,19 +407,26 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_warned_of() {
-        let sources = Sources {
-            env: env(&[
-                ("MAINSTAY_PORT_7000_TCP", "x"),
-                ("MAINSTAY_LIMITS__REQUEST", "5"),
-                ("MAINSTAY_ENDPOINT", "http://x"),
-                ("OTHER", "y"),
-            ]),
-            ..Sources::default()
-        };
-        let loaded = load(&sources).unwrap();
-        assert_eq!(loaded.warnings.len(), 2);
-        assert!(loaded.warnings[1].contains("did you mean MAINSTAY_LIMITS__REQUESTS?"));
+    fn unknown_variables_are_warned_of_and_misspelt_ones_refused() {
+        let others = [
+            ("MAINSTAY_PORT_7000_TCP", "x"),
+            ("MAINSTAY_SERVICE_HOST", "x"),
+            ("MAINSTAY_ENDPOINT", "http://x"),
+            ("OTHER", "y"),
+        ];
+        let loaded = load(&Sources { env: env(&others), ..Sources::default() }).unwrap();
+        assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
+        for (name, meant) in [
+            ("MAINSTAY_LIMITS__REQUEST", "MAINSTAY_LIMITS__REQUESTS"),
+            ("MAINSTAY_CLUSTER_SHARDS", "MAINSTAY_CLUSTER__SHARDS"),
+            ("MAINSTAY_DATADIR", "MAINSTAY_DATA_DIR"),
+        ] {
+            let sources = Sources { env: env(&[(name, "5")]), ..Sources::default() };
+            let problems = load(&sources).unwrap_err().0;
+            assert_eq!((problems.len(), problems[0].code), (1, "MS-1002"), "{name}");
+            let text = problems[0].to_string();
+            assert!(text.contains(&format!("did you mean `{meant}`?")), "{text}");
+        }
     }
 
     #[test]

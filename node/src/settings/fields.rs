@@ -211,6 +211,11 @@ pub fn nearest(path: &str) -> Option<&'static str> {
     })
 }
 
+/// The path that `path` is but for a slip: a near spelling of the whole of it.
+pub fn misspelt(path: &str) -> Option<&'static str> {
+    near(path, FIELDS.iter().map(|field| field.path))
+}
+
 /// The table that `name` is probably meant to be.
 pub fn nearest_table(name: &str) -> Option<&'static str> {
     near(name, tables().into_iter().filter(|table| !table.is_empty()))
