@@ -47,7 +47,7 @@ pub async fn run(
 ) -> Result<(), LaunchError> {
     let listeners = Listeners::bind(&mut loaded).await?;
     let (api_addr, admin_addr) = listeners.addresses();
-    tell_config(&loaded, api_addr);
+    tell_config(&loaded, api_addr, admin_addr);
     let settings = loaded.settings.clone();
     let mut runtime = settings.runtime.clone();
     runtime.peers.http_advertise =
@@ -246,7 +246,7 @@ async fn keep_up(handle: PrometheusHandle) {
     }
 }
 
-fn tell_config(loaded: &Loaded, api: SocketAddr) {
+fn tell_config(loaded: &Loaded, api: SocketAddr, admin: SocketAddr) {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -254,6 +254,13 @@ fn tell_config(loaded: &Loaded, api: SocketAddr) {
         tracing::warn!(
             address = %api,
             "callers are not authenticated: whoever reaches this address can call every entity"
+        );
+    }
+    if !admin.ip().is_loopback() {
+        tracing::warn!(
+            address = %admin,
+            "operators are not authenticated: whoever reaches this address can drain and remove \
+             members, read every entity and call it"
         );
     }
 }

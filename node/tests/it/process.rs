@@ -57,14 +57,19 @@ impl Node {
 
     /// The first line that holds `text`.
     fn line(&mut self, text: &str) -> String {
+        self.until(text).lines().last().unwrap().to_owned() + "\n"
+    }
+
+    /// All up to the first line that holds `text`.
+    fn until(&mut self, text: &str) -> String {
         let mut all = String::new();
         loop {
             let mut line = String::new();
             assert!(self.log.read_line(&mut line).unwrap() > 0, "ended before {text:?}:\n{all}");
-            if line.contains(text) {
-                return line;
-            }
             all.push_str(&line);
+            if line.contains(text) {
+                return all;
+            }
         }
     }
 
@@ -107,6 +112,22 @@ fn a_node_tells_where_it_is_and_ends_well_on_sigterm() {
     node.signal("TERM");
     node.line("stopped");
     assert_eq!(node.exit_code(), Some(0));
+}
+
+#[test]
+fn a_port_that_is_open_to_the_world_is_warned_of() {
+    let args = "run --dev --http 0.0.0.0:0 --admin 0.0.0.0:0 --listen 127.0.0.1:0";
+    let mut node = Node::start(&format!("{args} --log-format compact"));
+    node.line("callers are not authenticated");
+    node.line("operators are not authenticated");
+    node.line("admin    ");
+    node.signal("TERM");
+    assert_eq!(node.exit_code(), Some(0));
+    let mut closed = Node::start(&format!("{FREE} --log-format json"));
+    let before = closed.until("the node is up");
+    assert!(!before.contains("not authenticated"), "{before}");
+    closed.signal("TERM");
+    assert_eq!(closed.exit_code(), Some(0));
 }
 
 #[test]
