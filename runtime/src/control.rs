@@ -17,7 +17,6 @@ pub mod plane;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_protocol::backoff;
@@ -52,7 +51,6 @@ struct Inner {
     consensus: Consensus,
     caller: Arc<dyn PeerCaller>,
     permits: Semaphore,
-    proposals: AtomicU64,
 }
 
 impl std::fmt::Debug for Inner {
@@ -72,8 +70,7 @@ enum Tried {
 impl ControlHandle {
     pub(crate) fn new(node: NodeId, consensus: Consensus, caller: Arc<dyn PeerCaller>) -> Self {
         let permits = Semaphore::new(PROPOSALS_MAX);
-        let proposals = AtomicU64::new(0);
-        Self { inner: Arc::new(Inner { node, consensus, caller, permits, proposals }) }
+        Self { inner: Arc::new(Inner { node, consensus, caller, permits }) }
     }
 
     /// Proposes a command to the cluster, here or at the leader, and waits until it is applied.
@@ -86,7 +83,6 @@ impl ControlHandle {
         let Ok(_permit) = self.inner.permits.try_acquire() else {
             return Err(no_leader(format!("{PROPOSALS_MAX} proposals are under way")));
         };
-        self.inner.proposals.fetch_add(1, Ordering::Relaxed);
         // a caller may drop this future
         let _pending = Counted::new(metrics::gauge!("mainstay_raft_proposals_pending"));
         let started = clock::now();
@@ -125,11 +121,6 @@ impl ControlHandle {
     /// Whether this node leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
         self.view().borrow().leading
-    }
-
-    /// Proposals that this node has made. Calls of entities make none.
-    pub fn proposals_total(&self) -> u64 {
-        self.inner.proposals.load(Ordering::Relaxed)
     }
 
     /// Waits until consensus stops for good, which a node does not outlive.

@@ -6,6 +6,7 @@ extern crate self as mainstay;
 // -- 1 --
 pub mod config;
 pub mod clock;
+mod chain;
 pub mod metrics;
 pub mod events;
 pub mod journey;

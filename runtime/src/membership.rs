@@ -103,11 +103,6 @@ impl MembershipHandle {
         ControlAnswer::Alive { boot: self.known.me().boot, map_version }
     }
 
-    /// A connection to a peer closed, which starts its detection sooner.
-    pub fn handle_closed(&self, node: NodeId, boot: BootId) {
-        self.tell(Closed { node, boot });
-    }
-
     /// What this node thinks of the others.
     pub fn live(&self) -> watch::Receiver<Arc<LiveView>> {
         self.live.clone()
@@ -243,13 +238,6 @@ struct Heard {
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-struct Closed {
-    node: NodeId,
-    boot: BootId,
-}
-
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
 struct Stop;
 
 /// How the question "are you there?" ended.
@@ -270,14 +258,6 @@ impl Handler<Heard> for MembershipActor {
         if self.registered(&heard.node) == Some(heard.boot) {
             self.detector.handle_heartbeat(&heard.node, heard.boot, clock::now());
         }
-    }
-}
-
-impl Handler<Closed> for MembershipActor {
-    type Result = ();
-
-    fn handle(&mut self, closed: Closed, _: &mut Context<Self>) {
-        self.detector.handle_closed(&closed.node, closed.boot, clock::now());
     }
 }
 

@@ -143,7 +143,7 @@ impl LocalHistogram {
     }
 }
 
-/// A gauge that several lanes share: each adds and takes away its own part.
+/// A gauge that several lanes or links share: each adds and takes away its own part.
 #[derive(Debug)]
 pub struct SharedGauge {
     told: f64,
@@ -151,12 +151,12 @@ pub struct SharedGauge {
 }
 
 impl SharedGauge {
-    /// This lane's part of a gauge.
+    /// One part of a gauge.
     pub const fn new(handle: Gauge) -> Self {
         Self { told: 0.0, handle }
     }
 
-    /// This lane's part is now so much.
+    /// This part is now so much.
     pub fn set(&mut self, value: f64) {
         let change = value - std::mem::replace(&mut self.told, value);
         if change > 0.0 {

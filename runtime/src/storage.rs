@@ -50,7 +50,7 @@ pub use error::{OpenError, StorageError};
 pub use identity::{Identity, SetClusterError};
 pub use journal::{Batch, Journal, JournalNews, Notify, ROOM_BYTES};
 pub use recovery::{DirtyRow, Recovered, RecoveredShard};
-pub use reserve::Reserve;
+use reserve::Reserve;
 pub use state::{
     CheckpointBatch, CopyRows, DedupRow, Done, ImportBatch, OpenedShard, Scan, ScanCursor,
     ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
@@ -154,8 +154,9 @@ pub fn open_on(
         }
         Err(error) => return Err(fail("write the identity of")(error)),
     }
-    let (read_only, steps) = (!reserve.writable(), Steps::default());
-    Ok(Opened { identity, read_only, directory, reserve, recovery, steps })
+    let (read_only, journal_bytes) = (!reserve.writable(), config.journal_bytes);
+    let steps = Steps::default();
+    Ok(Opened { identity, read_only, directory, reserve, recovery, journal_bytes, steps })
 }
 
 /// An opened data directory, before its threads run.
@@ -168,6 +169,7 @@ pub struct Opened {
     directory: Directory,
     reserve: Reserve,
     recovery: Recovery,
+    journal_bytes: u64,
     steps: Steps,
 }
 
@@ -195,12 +197,12 @@ impl Opened {
         &self.recovery.recovered
     }
 
-    /// Starts the threads; `notify` gets the journal's news for lanes `0..lanes`.
+    /// Starts the threads; `notify` gets the journal's news.
     ///
     /// # Errors
     /// [`OpenError::Unusable`] when a thread cannot be started.
-    pub fn start(self, lanes: u16, notify: Notify) -> Result<(Storage, Recovered), OpenError> {
-        let Self { identity, directory, reserve, recovery, steps, .. } = self;
+    pub fn start(self, notify: Notify) -> Result<(Storage, Recovered), OpenError> {
+        let Self { identity, directory, reserve, recovery, journal_bytes, steps, .. } = self;
         let reserve = Arc::new(reserve);
         let marks = Arc::new(Marks::default());
         for (shard, meta) in &recovery.shards {
@@ -212,18 +214,19 @@ impl Opened {
             cut_below: recovery.cut_below,
             next: recovery.recovered.next_commit,
             cut_least: steps.cut_least,
+            bytes_soft: journal_bytes,
             marks: Arc::clone(&marks),
             reserve: Arc::clone(&reserve),
         };
         let path = directory.path().to_owned();
         let fail = |error| OpenError::from_io(path.clone(), "start the threads of", error);
-        let (journal, committer) = Journal::start(found, lanes, notify).map_err(fail)?;
+        let (journal, committer) = Journal::start(found, notify).map_err(fail)?;
         let database = Arc::new(recovery.state);
         let writer = Writer {
             database: Arc::clone(&database),
             shards: recovery.shards,
             marks,
-            reserve: Arc::clone(&reserve),
+            reserve,
             next_commit: journal.next_counter(),
             txn_rows: steps.txn_rows,
             imports: BTreeMap::new(),
@@ -232,7 +235,6 @@ impl Opened {
             journal,
             state: State::new(),
             identity: Mutex::new(identity),
-            reserve,
             threads: vec![committer],
             directory,
         };
@@ -248,7 +250,6 @@ pub struct Storage {
     journal: Journal,
     state: State,
     identity: Mutex<Identity>,
-    reserve: Arc<Reserve>,
     threads: Vec<JoinHandle<()>>,
     directory: Directory,
 }
@@ -275,16 +276,6 @@ impl Storage {
     /// The checkpointed state.
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// The watch over free disk space.
-    pub fn reserve(&self) -> &Arc<Reserve> {
-        &self.reserve
-    }
-
-    /// The data directory.
-    pub fn path(&self) -> &Path {
-        self.directory.path()
     }
 
     /// Whose data this is.
@@ -350,12 +341,6 @@ fn text_of(panic: &(dyn Any + Send)) -> &str {
         Some(text) => text,
         None => panic.downcast_ref::<&str>().copied().unwrap_or("without a text"),
     }
-}
-
-/// A count as metrics take it.
-#[expect(clippy::cast_precision_loss, reason = "metrics are floats; beyond 2^53 they round")]
-const fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]

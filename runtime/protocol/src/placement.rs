@@ -50,11 +50,6 @@ pub fn place(seats: &[Seat], copies: usize, before: &[Vec<NodeId>]) -> Vec<Vec<N
     targets
 }
 
-/// The most primaries that a seat takes: `ceil(shards * weight / all weights * 1.05)`.
-pub fn primaries_max(seats: &[Seat], seat: &Seat, shards: usize) -> usize {
-    share_of(seats, seat, shards, LOAD_PERCENT)
-}
-
 /// So many percent of a seat's fair share by weight, rounded up.
 fn share_of(seats: &[Seat], seat: &Seat, shards: usize, percent: u64) -> usize {
     let all: u64 = seats.iter().map(|seat| u64::from(seat.weight)).sum();
@@ -306,7 +301,7 @@ mod tests {
                     prop_assert_eq!(nodes.iter().collect::<BTreeSet<_>>().len(), nodes.len());
                 }
                 for seat in &seats {
-                    prop_assert!(load(&targets, seat) <= primaries_max(&seats, seat, shards));
+                    prop_assert!(load(&targets, seat) <= share_of(&seats, seat, shards, LOAD_PERCENT));
                 }
                 prop_assert_eq!(&place(&seats, copies, &targets), &targets);
             }

@@ -131,11 +131,6 @@ impl ShardMap {
         u32::try_from(self.shards.len()).unwrap_or(u32::MAX)
     }
 
-    /// The shard of an affinity key; `None` before there is a cluster.
-    pub fn shard_of(&self, affinity: &str) -> Option<ShardId> {
-        (!self.shards.is_empty()).then(|| ShardId::of(affinity, self.shards()))
-    }
-
     /// Where the shard is served.
     ///
     /// # Errors
@@ -262,12 +257,6 @@ mod tests {
         );
         let shard = ShardId(5);
         assert_eq!(map.route(shard), Err(NoRoute::NoShard { shard, shards: 5 }));
-    }
-
-    #[test]
-    fn keys_find_their_shard_once_there_is_a_cluster() {
-        assert_eq!(map().shard_of("alice"), Some(ShardId::of("alice", 5)));
-        assert_eq!(ShardMap::default().shard_of("alice"), None);
     }
 
     #[test]

@@ -111,7 +111,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let opened = storage::open(&config.storage, &config.data_dir, config.node.as_ref())?;
     let node = Node::new(config, registry, &opened, listener.addr().to_string());
     let lanes = node.lane_inboxes();
-    let (storage, mut recovered) = opened.start(node.lanes, notify(lanes.clone()))?;
+    let (storage, mut recovered) = opened.start(notify(lanes.clone()))?;
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;

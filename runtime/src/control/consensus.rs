@@ -34,6 +34,7 @@ pub use self::store::OnEvents;
 use self::store::{LogStore, StateMachine};
 use self::types::{Peer, Raft, RaftMetrics, decode, encode};
 use crate::membership::PeerCaller;
+use crate::metrics::float;
 use crate::storage::control::ControlStore;
 
 /// Entries between two snapshots of the state.
@@ -286,7 +287,7 @@ impl Consensus {
             if let (Some((node, _)), Some(behind)) = (self.find(id), behind) {
                 let peer = node.as_str().to_owned();
                 metrics::gauge!("mainstay_raft_peer_lag_entries", "peer" => peer)
-                    .set(figure(behind));
+                    .set(float(behind));
             }
         }
     }
@@ -308,6 +309,11 @@ impl Consensus {
 
 #[cfg(test)]
 impl Consensus {
+    /// The last entry of the log.
+    pub(super) fn last_log(&self) -> Option<u64> {
+        self.raft.metrics().borrow().last_log_index
+    }
+
     /// How many entries the log holds.
     pub(super) fn log_len(&self) -> u64 {
         let metrics = self.raft.metrics();
@@ -400,12 +406,7 @@ async fn follow_members(mut state: watch::Receiver<Arc<ClusterState>>, book: Arc
 }
 
 fn gauge(name: &'static str, value: u64) {
-    metrics::gauge!(name).set(figure(value));
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a figure for a graph")]
-fn figure(value: u64) -> f64 {
-    value as f64
+    metrics::gauge!(name).set(float(value));
 }
 
 /// How many bytes a command takes in the log.
@@ -442,8 +443,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_failed_disk_stops_consensus_and_is_told() {
+    /// Consensus on disk `[1; 16]`, with nobody else, and what makes that disk fail.
+    async fn alone() -> (Consensus, Arc<AtomicBool>) {
         let (store, fails) = store_that_fails();
         let consensus = Consensus::start(Parts {
             node: NodeId::new("n1").unwrap(),
@@ -454,7 +455,12 @@ mod tests {
             timing: Timing::default(),
             on_events: Arc::new(|_, _| ()),
         });
-        let consensus = consensus.await.unwrap();
+        (consensus.await.unwrap(), fails)
+    }
+
+    #[tokio::test]
+    async fn a_failed_disk_stops_consensus_and_is_told() {
+        let (consensus, fails) = alone().await;
         consensus.initialize().await.unwrap();
         consensus.view().wait_for(|view| view.leading).await.unwrap();
 
@@ -469,17 +475,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_for_another_disk_is_refused() {
-        let (store, _) = store_that_fails();
-        let consensus = Consensus::start(Parts {
-            node: NodeId::new("n1").unwrap(),
-            disk: DiskId::from_bytes([1; 16]),
-            addr: "n1".to_owned(),
-            store,
-            caller: Arc::new(Nobody),
-            timing: Timing::default(),
-            on_events: Arc::new(|_, _| ()),
-        });
-        let consensus = consensus.await.unwrap();
+        let (consensus, _) = alone().await;
         let vote = openraft::raft::VoteRequest::new(openraft::Vote::new(9, 9), None);
 
         let wiped = DiskId::from_bytes([2; 16]).consensus_id();

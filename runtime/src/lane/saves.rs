@@ -47,6 +47,16 @@ impl Saves {
 }
 
 impl Core {
+    /// A shard of this lane that keeps a journal that is too long from being cut is saved first.
+    pub(super) fn look_for_pins(&mut self) {
+        let mut overdue = self.env.journal.overdue().into_iter();
+        if let Some(shard) = overdue.find(|shard| self.shards.contains_key(shard)) {
+            // a save begins behind the last one; before shard 0 is behind the highest
+            self.saves.last = ShardId(shard.0.wrapping_sub(1));
+            self.saves.wanted = true;
+        }
+    }
+
     /// Moves committed states of some shards into the snapshots: one batch at a time, the shards
     /// after the last ones first.
     pub(super) fn save_some(&mut self) {

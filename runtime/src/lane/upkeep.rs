@@ -1,5 +1,6 @@
 //! What a lane does at every tick: lets idle entities go, saves, shares budgets, tells its gauges.
 
+use mainstay_protocol::id::ShardId;
 use mainstay_protocol::time::Instant;
 
 use super::core::Core;
@@ -25,6 +26,7 @@ impl Core {
         }
         self.let_idle_go(now);
         self.share_dedup_budget();
+        self.look_for_pins();
         if self.saves.is_due(now) {
             self.save_some();
         }

@@ -17,11 +17,12 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use redb::Database;
 
 use super::error::StorageError;
+use super::guarded;
 use super::journal::{Batch, IndexedRecord, JournalNews, Shared, batch_bytes};
 use super::queue::lock;
 use super::tables::{self, ABOUT, ABOUT_CUT_BELOW, JOURNAL_FILE, RECORDS};
-use super::{float, guarded};
 use crate::clock;
+use crate::metrics::float;
 
 /// Bytes of one record; a batch that is larger by itself makes a larger one.
 const RECORD_BYTES_MAX: usize = 32 << 20;
@@ -198,9 +199,7 @@ impl Committer {
         let more = further.take_while(|record| self.shared.marks.cover(record)).count();
         drop(index);
         self.covered_below = CommitNo(self.covered_below.0 + more as u64);
-        let floors = self.shared.floors.iter().map(|floor| floor.load(Ordering::Acquire));
-        let cut = self.covered_below.0.min(floors.min().unwrap_or(u64::MAX));
-        let cut = cut.min(self.cut_below.0 + CUT_MAX);
+        let cut = self.covered_below.0.min(self.cut_below.0 + CUT_MAX);
         if cut < self.cut_below.0 + least {
             return self.cut_below;
         }

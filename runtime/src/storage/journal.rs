@@ -37,6 +37,7 @@ use super::error::StorageError;
 use super::queue::lock;
 use super::reserve::Reserve;
 use super::tables::{self, JOURNAL_FILE};
+use crate::chain::chain;
 
 /// Queued bytes up to which commands are admitted.
 pub const ROOM_BYTES: usize = 128 << 20;
@@ -141,6 +142,8 @@ pub(super) struct Found {
     pub(super) cut_below: CommitNo,
     pub(super) next: CommitNo,
     pub(super) cut_least: u64,
+    /// The length from which on whoever pins the journal is to checkpoint.
+    pub(super) bytes_soft: u64,
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
 }
@@ -155,7 +158,7 @@ pub(super) struct Queue {
 pub(super) struct Shared {
     pub(super) queue: Mutex<Queue>,
     pub(super) wake: Condvar,
-    pub(super) floors: Box<[AtomicU64]>,
+    pub(super) bytes_soft: u64,
     pub(super) index: Mutex<VecDeque<IndexedRecord>>,
     pub(super) queued_bytes: AtomicU64,
     pub(super) journal_bytes: AtomicU64,
@@ -181,12 +184,9 @@ impl fmt::Debug for Journal {
 
 impl Journal {
     /// Starts the committer over the journal that was found.
-    pub(super) fn start(
-        found: Found,
-        lanes: u16,
-        notify: Notify,
-    ) -> io::Result<(Self, JoinHandle<()>)> {
-        let Found { database, index, cut_below, next, cut_least, marks, reserve } = found;
+    pub(super) fn start(found: Found, notify: Notify) -> io::Result<(Self, JoinHandle<()>)> {
+        let Found { database, index, cut_below, next, cut_least, bytes_soft, marks, reserve } =
+            found;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 batches: VecDeque::new(),
@@ -195,7 +195,7 @@ impl Journal {
                 gone: false,
             }),
             wake: Condvar::new(),
-            floors: (0..lanes).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            bytes_soft,
             journal_bytes: AtomicU64::new(index.iter().map(|record| record.bytes).sum()),
             index: Mutex::new(index),
             queued_bytes: AtomicU64::new(0),
@@ -241,16 +241,6 @@ impl Journal {
         self.shared.wake.notify_one();
     }
 
-    /// Keeps records from `commit` on for this lane; [`CommitNo`] of `u64::MAX`, as at the start,
-    /// asks for none. Records that hold what is nowhere else are kept whatever the floors say.
-    ///
-    /// # Panics
-    /// When there is no such lane.
-    pub fn set_floor(&self, lane: u16, commit: CommitNo) {
-        let floor = self.shared.floors.get(usize::from(lane)).expect("lanes are numbered from 0");
-        floor.store(commit.0, Ordering::Release);
-    }
-
     /// Whether new commands may be admitted: the disk is above its reserve and the journal runs.
     pub fn writable(&self) -> bool {
         self.shared.reserve.writable() && self.shared.failure.get().is_none()
@@ -271,11 +261,17 @@ impl Journal {
         self.shared.journal_bytes.load(Ordering::Relaxed)
     }
 
-    /// The shards that keep the oldest record from being cut: the ones to checkpoint when the
-    /// journal is too long.
-    pub fn pins(&self) -> Vec<ShardId> {
+    /// The shards to checkpoint now: those that keep the oldest record from being cut, once the
+    /// journal is longer than `storage.journal_bytes`.
+    pub fn overdue(&self) -> Vec<ShardId> {
+        if self.journal_bytes() > self.shared.bytes_soft { self.pins() } else { Vec::new() }
+    }
+
+    /// The shards of the oldest record that cannot be cut.
+    pub(super) fn pins(&self) -> Vec<ShardId> {
         let index = lock(&self.shared.index);
-        index.front().map(|record| self.shared.marks.uncovered(record)).unwrap_or_default()
+        let needed = index.iter().map(|record| self.shared.marks.uncovered(record));
+        needed.into_iter().find(|shards| !shards.is_empty()).unwrap_or_default()
     }
 
     /// The number of the next commit.
@@ -314,23 +310,8 @@ impl Shared {
 
     /// Stops the journal, for good; the first error stays.
     pub(super) fn fail(&self, error: StorageError) {
-        tracing::error!(code = error.code(), error = %Chain(&error), "the journal stopped");
+        tracing::error!(code = error.code(), error = chain(&error), "the journal stopped");
         // an earlier failure is the one to tell
         drop(self.failure.set(error));
-    }
-}
-
-/// An error with its sources, for one line of a log.
-struct Chain<'e>(&'e dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }

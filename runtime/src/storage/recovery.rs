@@ -34,8 +34,9 @@ use super::tables::{
     self, ABOUT, ABOUT_CUT_BELOW, ABOUT_FORMAT, DEDUP, ENTITIES, JOURNAL_FILE, RECORDS, SHARDS,
     STATE_FILE, ShardMeta,
 };
-use super::{Disk, float, guarded};
+use super::{Disk, guarded};
 use crate::clock;
+use crate::metrics::float;
 
 /// Memory for pages of the journal: it is written once and read at a start.
 const JOURNAL_CACHE_BYTES: usize = 8 << 20;

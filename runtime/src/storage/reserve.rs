@@ -15,9 +15,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use metrics::{Gauge, counter, gauge};
-use tokio::sync::watch;
 
 use super::error::StorageError;
+use crate::metrics::float;
 
 /// The most that is kept between "no new work" and "no more writes": what lanes may have admitted
 /// when the door closes.
@@ -26,13 +26,12 @@ const HEADROOM_BYTES_MAX: u64 = 64 << 20;
 type Probe = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
 
 /// Watches the free space of one file system.
-pub struct Reserve {
+pub(super) struct Reserve {
     probe: Probe,
     keep_bytes: u64,
     headroom_bytes: u64,
     free_bytes: AtomicU64,
     writable: AtomicBool,
-    changes: watch::Sender<bool>,
     free_gauge: Gauge,
 }
 
@@ -60,7 +59,6 @@ impl Reserve {
             headroom_bytes: (reserve_bytes / 4).min(HEADROOM_BYTES_MAX),
             free_bytes: AtomicU64::new(u64::MAX),
             writable: AtomicBool::new(true),
-            changes: watch::channel(true).0,
             free_gauge: gauge!("mainstay_storage_free_bytes"),
         };
         reserve.refresh();
@@ -78,13 +76,10 @@ impl Reserve {
                 return;
             }
         };
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        self.free_gauge.set(free as f64);
+        self.free_gauge.set(float(free));
         self.free_bytes.store(free, Ordering::Relaxed);
         let writable = free >= self.keep_bytes.saturating_add(self.headroom_bytes);
-        self.writable.store(writable, Ordering::Release);
-        let changed =
-            self.changes.send_if_modified(|seen| std::mem::replace(seen, writable) != writable);
+        let changed = self.writable.swap(writable, Ordering::AcqRel) != writable;
         if changed && writable {
             tracing::info!(free_bytes = free, "disk space is back, writes are taken again");
         } else if changed {
@@ -99,23 +94,13 @@ impl Reserve {
     }
 
     /// Whether new work may be admitted. Free to ask; at most about a second old.
-    pub fn writable(&self) -> bool {
+    pub(super) fn writable(&self) -> bool {
         self.writable.load(Ordering::Acquire)
     }
 
-    /// Tells when [`Reserve::writable`] changes.
-    pub fn subscribe(&self) -> watch::Receiver<bool> {
-        self.changes.subscribe()
-    }
-
     /// Free bytes, at most about a second old.
-    pub fn free_bytes(&self) -> u64 {
+    pub(super) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
-    }
-
-    /// What must stay free.
-    pub fn reserve_bytes(&self) -> u64 {
-        self.keep_bytes
     }
 
     /// Looks at the disk and says whether `bytes` more may be written.
@@ -155,19 +140,6 @@ mod tests {
         assert!(reserve.check(10).is_ok(), "what was admitted may still be written");
         assert!(!reserve.writable(), "but nothing new is taken");
         assert!(reserve.check(25).is_err(), "and the reserve stays untouched");
-    }
-
-    #[test]
-    fn a_change_is_told_once() {
-        let (free, reserve) = watched(100);
-        let mut changes = reserve.subscribe();
-        free.store(50, Ordering::Relaxed);
-        reserve.refresh();
-        reserve.refresh();
-        assert!(changes.has_changed().unwrap());
-        assert!(!*changes.borrow_and_update());
-        reserve.refresh();
-        assert!(!changes.has_changed().unwrap());
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn start(opened: Opened) -> Running {
     let (send, news) = sync_channel(4096);
     // a test that has seen enough hangs up
     let notify = Arc::new(move |told| drop(send.send(told)));
-    let (storage, recovered) = opened.start(1, notify).unwrap();
+    let (storage, recovered) = opened.start(notify).unwrap();
     Running { storage, recovered, news }
 }
 
@@ -291,8 +291,8 @@ fn the_journal_is_cut_behind_the_marks_only() {
     }
     let full = journal.journal_bytes();
     running.checkpoint(vec![row(1, "a", 100, "a100")], &[(1, 100)]).unwrap();
-    eventually("all before shard 2 is cut", || journal.pins() == [ShardId(2)]);
-    assert!(journal.journal_bytes() < full);
+    eventually("all before shard 2 is cut", || journal.journal_bytes() < full);
+    assert_eq!(journal.pins(), [ShardId(2)]);
     running.commit(102, one(1, 101, "a", "a101"));
     drop(running);
 
@@ -305,8 +305,8 @@ fn the_journal_is_cut_behind_the_marks_only() {
     assert_eq!(found.replayed_records, 101, "record 1 alone was before shard 2's");
     running.checkpoint(vec![row(2, "b", 1, "b1")], &[(1, 100), (2, 1)]).unwrap();
     let journal = running.storage.journal();
-    eventually("one record is left", || journal.pins() == [ShardId(1)]);
-    assert!(journal.journal_bytes() < full / 50);
+    eventually("one record is left", || journal.journal_bytes() < full / 50);
+    assert_eq!(journal.pins(), [ShardId(1)]);
     let next = journal.next_commit();
     drop(running);
     assert_eq!(rig.recover().unwrap().next_commit, next);
@@ -332,24 +332,25 @@ fn a_mark_that_is_not_durable_yet_lets_nothing_go() {
     assert_eq!(running.storage.journal().pins(), [ShardId(1)]);
     done.recv().unwrap().unwrap();
     rig.disk.set_faults(Faults::default());
-    eventually("record 1 is cut", || running.storage.journal().pins() == [ShardId(2)]);
+    eventually("record 1 is done with", || running.storage.journal().pins() == [ShardId(2)]);
 }
 
 #[test]
-fn a_floor_keeps_what_the_marks_would_let_go() {
+fn a_journal_that_is_too_long_names_who_pins_it() {
     let rig = Rig::new();
-    let running = rig.open();
+    let mut opened = rig.try_open().unwrap();
+    opened.journal_bytes = 2_000;
+    let running = start(opened);
     let journal = running.storage.journal();
-    journal.set_floor(0, CommitNo(2));
-    running.commit(1, one(1, 1, "a", "1"));
-    running.commit(2, one(1, 2, "a", "2"));
-    let both = journal.journal_bytes();
+    running.commit(1, one(2, 1, "b", "1"));
+    running.commit(2, one(1, 1, "a", "1"));
+    assert_eq!(journal.overdue(), [], "it is short");
+    running.commit(3, one(1, 2, "a", &"x".repeat(2_000)));
+    assert_eq!(journal.overdue(), [ShardId(2)], "its record is the oldest");
+    running.checkpoint(vec![row(2, "b", 1, "1")], &[(2, 1)]).unwrap();
+    assert_eq!(journal.overdue(), [ShardId(1)], "then the next one's, cut or not");
     running.checkpoint(vec![row(1, "a", 2, "2")], &[(1, 2)]).unwrap();
-    eventually("one is cut", || journal.journal_bytes() < both);
-    std::thread::sleep(Duration::from_millis(1200));
-    assert!(journal.journal_bytes() > 0);
-    journal.set_floor(0, CommitNo(u64::MAX));
-    eventually("both are cut", || journal.journal_bytes() == 0);
+    assert_eq!(journal.overdue(), []);
 }
 
 #[test]

@@ -28,6 +28,7 @@ use super::handshake::{DialError, Identity, dial};
 use super::listener::Place;
 use super::meters::{self, Class, ConnectionMeters, Direction};
 use super::questions::{self, Questions};
+use crate::chain::chain;
 use crate::clock;
 
 /// Questions that wait to be sent to one address.
@@ -427,16 +428,4 @@ fn put(ask: Ask, correlation: u64, shared: &Shared<'_>, node: &NodeId, out: &mut
     // the asker may have given up
     drop(ask.reply.send(Err(error)));
     false
-}
-
-/// An error and its sources, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

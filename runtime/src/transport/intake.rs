@@ -92,7 +92,8 @@ impl Intake {
     }
 
     /// Requests and bytes inside, now.
-    pub fn held(&self) -> (u64, u64) {
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> (u64, u64) {
         (self.0.messages.load(Ordering::Relaxed), self.0.bytes.load(Ordering::Relaxed))
     }
 }

@@ -20,12 +20,12 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::Config;
-use super::control::chain;
 use super::frame::{self, FrameBuffer, FrameError};
 use super::handshake::{Identity, dial};
 use super::link::{Shared, wake_all};
 use super::meters::{self, Class, ConnectionMeters, Direction};
 use super::stream::Writing;
+use crate::chain::chain;
 use crate::clock;
 use crate::metrics::Counted;
 

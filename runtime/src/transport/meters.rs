@@ -5,6 +5,8 @@
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
+use crate::metrics::{SharedGauge, float};
+
 /// What travels on a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Class {
@@ -71,17 +73,15 @@ impl Drop for ConnectionMeters {
     }
 }
 
-/// What the links to one peer count. Gauges are sums over the links, so each adds differences.
+/// What the links to one peer count. Gauges are sums over the links.
 #[derive(Debug)]
 pub(super) struct LinkMeters {
     pub(super) reconnects: Counter,
     pub(super) stalls: Counter,
     pub(super) credit_wait: Histogram,
     pub(super) connecting: Gauge,
-    credits: Gauge,
-    queued: Gauge,
-    credits_shown: u32,
-    queued_shown: u32,
+    credits: SharedGauge,
+    queued: SharedGauge,
 }
 
 impl LinkMeters {
@@ -92,18 +92,18 @@ impl LinkMeters {
             stalls: counter!("mainstay_transport_credit_stalls_total", "peer" => peer()),
             credit_wait: histogram!("mainstay_transport_credit_wait_seconds"),
             connecting: gauge!("mainstay_transport_connections", "state" => "connecting"),
-            credits: gauge!("mainstay_transport_credits_available", "peer" => peer()),
-            queued: gauge!("mainstay_transport_send_queue_bytes", "peer" => peer()),
-            credits_shown: 0,
-            queued_shown: 0,
+            credits: SharedGauge::new(
+                gauge!("mainstay_transport_credits_available", "peer" => peer()),
+            ),
+            queued: SharedGauge::new(
+                gauge!("mainstay_transport_send_queue_bytes", "peer" => peer()),
+            ),
         }
     }
 
     pub(super) fn show(&mut self, credits: u32, queued_bytes: usize) {
-        let queued = u32::try_from(queued_bytes).unwrap_or(u32::MAX);
-        self.credits.increment(f64::from(credits) - f64::from(self.credits_shown));
-        self.queued.increment(f64::from(queued) - f64::from(self.queued_shown));
-        (self.credits_shown, self.queued_shown) = (credits, queued);
+        self.credits.set(f64::from(credits));
+        self.queued.set(float(queued_bytes as u64));
     }
 }
 

@@ -20,9 +20,7 @@ use super::handshake::{DialError, Identity, dial};
 use super::listener::Place;
 use super::meters::{Class, ConnectionMeters, Direction};
 use super::questions::{self, Questions};
-
-/// Bytes of one message, either way.
-pub const MESSAGE_BYTES_MAX: usize = limits::FRAME_BYTES_MAX - 64;
+use crate::chain::chain;
 
 /// Answers one message. The error is for the sender's eyes.
 pub type SnapshotHandler =
@@ -62,7 +60,7 @@ fn answer_frame(answer: &Result<Bytes, String>) -> Vec<u8> {
 /// Why a message has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
-    /// The message is larger than [`MESSAGE_BYTES_MAX`]. It was not sent; the link is as before.
+    /// The message does not fit a frame. It was not sent; the link is as before.
     #[error("the message cannot be sent: {0}")]
     Unsendable(FrameError),
     /// The receiver refused the message, and says why. The link is as before.
@@ -115,7 +113,7 @@ impl SnapshotLink {
         let answered = tokio::time::timeout(self.timeout, exchange(&mut stream, &out)).await;
         let answer = match answered {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(SendError::Lost(super::control::chain(&error))),
+            Ok(Err(error)) => return Err(SendError::Lost(chain(&error))),
             Err(_) => return Err(SendError::Timeout(self.timeout)),
         };
         self.meters.count(Direction::Sent, 1, out.len());

@@ -6,6 +6,7 @@ mod bank;
 mod client;
 mod compile;
 mod direct_port;
+mod journal;
 mod json;
 mod registry;
 mod trait_layer;

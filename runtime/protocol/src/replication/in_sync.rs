@@ -113,11 +113,6 @@ impl InSync {
     pub(crate) fn fastest(&self) -> Seq {
         self.members.iter().map(|&(_, durable)| durable).max().unwrap_or_default()
     }
-
-    /// Fewer members than the least that may acknowledge: nothing commits.
-    pub fn is_short(&self) -> bool {
-        self.members.len() < usize::from(self.min_insync)
-    }
 }
 
 #[cfg(test)]
@@ -163,7 +158,6 @@ mod tests {
     fn a_set_below_the_minimum_commits_nothing() {
         let mut two = set(2, 2);
         two.handle_members([(node(0), Seq(0))]);
-        assert!(two.is_short());
         two.handle_durable(&node(0), Seq(7)).unwrap();
         assert_eq!(two.watermark(), Seq(0));
         two.handle_members([(node(0), Seq(0)), (node(1), Seq(4))]);

@@ -1,5 +1,7 @@
 //! Control and snapshot connections.
 
+use mainstay_protocol::limits;
+
 use super::*;
 
 fn channel(identity: Arc<Identity>) -> ControlChannel {
@@ -81,9 +83,9 @@ async fn shard_state_passes_message_by_message() {
         assert_eq!(link.send(state).await.unwrap(), Bytes::from(vec![byte]));
     }
     assert!(matches!(link.send(Bytes::new()).await, Err(SendError::Refused(_))));
-    let large = Bytes::from(vec![0; snapshots::MESSAGE_BYTES_MAX + 64]);
+    let large = Bytes::from(vec![0; limits::FRAME_BYTES_MAX]);
     assert!(matches!(link.send(large).await, Err(SendError::Unsendable(_))));
-    let state = Bytes::from(vec![5; snapshots::MESSAGE_BYTES_MAX]);
+    let state = Bytes::from(vec![5; limits::FRAME_BYTES_MAX - 64]);
     assert_eq!(link.send(state).await.unwrap(), Bytes::from(vec![5]), "it goes on");
 }
 
