@@ -48,7 +48,7 @@ const CANDIDATE_LIFE: Duration = Duration::from_secs(10);
 pub struct Progress {
     /// Milliseconds since the slowest lane last took its queue.
     pub lane_age_ms: u32,
-    /// Milliseconds since the storage threads last answered.
+    /// Milliseconds that the journal's commit under way has taken.
     pub storage_age_ms: u32,
     /// Bytes of state in memory.
     pub state_bytes: u64,
@@ -99,6 +99,7 @@ impl MembershipHandle {
 
     /// Answers a heartbeat, and takes it as a proof of life.
     pub fn handle_heartbeat(&self, heartbeat: &Heartbeat, map_version: u64) -> ControlAnswer {
+        note_progress(heartbeat);
         self.tell(Heard { node: heartbeat.node.clone(), boot: heartbeat.boot });
         ControlAnswer::Alive { boot: self.known.me().boot, map_version }
     }
@@ -126,6 +127,18 @@ impl MembershipHandle {
             tracing::debug!("the membership room is full or gone");
         }
     }
+}
+
+/// Shows how fresh the threads behind a heartbeat are. No verdict is made of it: a node whose disk
+/// stalls is alive.
+fn note_progress(heartbeat: &Heartbeat) {
+    let age = |part: &'static str, millis: u32| {
+        let peer = heartbeat.node.as_str().to_owned();
+        metrics::gauge!("mainstay_peer_progress_age_seconds", "peer" => peer, "part" => part)
+            .set(f64::from(millis) / 1_000.0);
+    };
+    age("lane", heartbeat.lane_age_ms);
+    age("storage", heartbeat.storage_age_ms);
 }
 
 /// Who this node is, and which nodes without a cluster it heard of.

@@ -433,6 +433,12 @@ pub const CATALOGUE: &[Metric] = &[
     gauge("mainstay_cluster_members", &["state"], "1", "Members: alive, draining, down."),
     gauge("mainstay_cluster_map_version", &[], "1", "Version of the map that this node holds."),
     counter("mainstay_heartbeats_missed_total", &["peer"], "1", "Heartbeats without an answer."),
+    gauge(
+        "mainstay_peer_progress_age_seconds",
+        &["peer", "part"],
+        "s",
+        "How long a member's slowest lane or its journal's commit has been busy, as it says.",
+    ),
     gauge("mainstay_raft_has_leader", &[], "1", "1 while the control plane has a leader."),
     gauge("mainstay_raft_is_leader", &[], "1", "1 on the control plane's leader."),
     gauge("mainstay_raft_term", &[], "1", "Term of the control plane."),

@@ -87,7 +87,7 @@ pub struct Heartbeat {
     pub map_version: u64,
     /// Milliseconds since its slowest lane last took its queue.
     pub lane_age_ms: u32,
-    /// Milliseconds since its storage threads last answered.
+    /// Milliseconds that the commit under way of its journal has taken.
     pub storage_age_ms: u32,
     /// Bytes of state in its memory.
     pub state_bytes: u64,

@@ -1,7 +1,7 @@
 //! Adapters between rooms that must not know each other: control and transport, router and lanes.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mainstay_protocol::control::{ClusterState, MemberState};
@@ -24,6 +24,7 @@ use crate::membership::{self, AskFailure, AskFuture, PeerCaller};
 use crate::metrics::float;
 use crate::router::kinds::KindTable;
 use crate::router::{self, Local, Router};
+use crate::storage::Journal;
 use crate::transport::control::{AskError, ControlChannel};
 use crate::transport::handshake::Identity;
 use crate::transport::intake::Intake;
@@ -112,18 +113,20 @@ fn shard_maps(
     maps
 }
 
-/// How fresh the lanes are, for heartbeats: measured by asking them, once per heartbeat.
+/// How fresh the lanes and the journal are, for heartbeats: the lanes are asked, once per heartbeat.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     lane_age_ms: AtomicU32,
     state_bytes: AtomicU64,
     lanes: Mutex<Vec<LaneInbox>>,
+    journal: OnceLock<Journal>,
     pending: Mutex<Vec<(Instant, oneshot::Receiver<LaneView>)>>,
 }
 
 impl Progress {
-    /// These are the lanes.
-    pub(super) fn watch(&self, lanes: Vec<LaneInbox>) {
+    /// These are the lanes, and the journal that they append to.
+    pub(super) fn watch(&self, lanes: Vec<LaneInbox>, journal: Journal) {
+        self.journal.get_or_init(|| journal);
         *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
     }
 
@@ -154,16 +157,19 @@ impl Progress {
                 })
                 .collect();
         } else if let Some(at) = asked_at {
-            let age =
-                u32::try_from(clock::now().saturating_since(at).as_millis()).unwrap_or(u32::MAX);
-            self.lane_age_ms.store(age, Ordering::Relaxed);
+            self.lane_age_ms.store(millis(clock::now().saturating_since(at)), Ordering::Relaxed);
         }
+        let stalled = self.journal.get().map(|journal| journal.stalled_for(clock::now()));
         membership::Progress {
             lane_age_ms: self.lane_age_ms.load(Ordering::Relaxed),
-            storage_age_ms: 0,
+            storage_age_ms: millis(stalled.unwrap_or_default()),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+fn millis(span: Duration) -> u32 {
+    u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Asks every lane how it is; a lane that does not answer in time is left out.

@@ -140,7 +140,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         let addr = make.start(number, inbox, recovered)?;
         running.push(Lane { inbox: inbox.clone(), addr });
     }
-    node.lanes_started(&running);
+    node.lanes_started(&running, &storage);
     let doors =
         Doors { ingress: ingress.runtime(), system: &system, lanes: &running, control: &control };
     node.listen(listener, &doors, &moving);
@@ -321,8 +321,9 @@ impl Node {
         hosts
     }
 
-    fn lanes_started(&self, lanes: &[Lane]) {
-        self.progress.watch(lanes.iter().map(|lane| lane.inbox.clone()).collect());
+    fn lanes_started(&self, lanes: &[Lane], storage: &Storage) {
+        let inboxes = lanes.iter().map(|lane| lane.inbox.clone()).collect();
+        self.progress.watch(inboxes, storage.journal().clone());
     }
 
     fn listen(&self, listener: Listener, doors: &Doors<'_>, moving: &Mover) {

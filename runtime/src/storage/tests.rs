@@ -336,6 +336,21 @@ fn a_mark_that_is_not_durable_yet_lets_nothing_go() {
 }
 
 #[test]
+fn a_commit_that_hangs_shows_as_age() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let journal = running.storage.journal();
+    running.commit(1, one(1, 1, "a", "1"));
+    assert_eq!(journal.stalled_for(clock::now()), Duration::ZERO);
+    let slow = Duration::from_secs(1);
+    rig.disk.set_faults(Faults { sync_takes: slow, slow_file: JOURNAL_FILE, ..Faults::default() });
+    running.append(2, one(1, 2, "a", "2"));
+    eventually("it shows", || journal.stalled_for(clock::now()) > Duration::from_millis(200));
+    running.next_news();
+    eventually("it is over", || journal.stalled_for(clock::now()) == Duration::ZERO);
+}
+
+#[test]
 fn a_journal_that_is_too_long_names_who_pins_it() {
     let rig = Rig::new();
     let mut opened = rig.try_open().unwrap();
