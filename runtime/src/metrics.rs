@@ -250,7 +250,7 @@ pub const CATALOGUE: &[Metric] = &[
     ),
     histogram(
         "mainstay_activation_duration_seconds",
-        &["kind", "source"],
+        &["kind"],
         CALL_BUCKETS,
         "Time from the first message to the state in memory.",
     ),
@@ -404,7 +404,7 @@ pub const CATALOGUE: &[Metric] = &[
         is: Type::Histogram(COUNT_BUCKETS),
         labels: &[],
         unit: "1",
-        help: "Batches per journal commit.",
+        help: "Entries per journal commit.",
     },
     gauge("mainstay_wal_size_bytes", &[], "By", "Journal that a start would replay."),
     Metric {

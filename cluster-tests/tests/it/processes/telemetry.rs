@@ -1,9 +1,10 @@
 //! What a node tells about itself, in the form that Prometheus takes.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use mainstay::metrics::{CATALOGUE, Type};
+use mainstay::metrics::{CATALOGUE, Metric, Type};
 
 use super::{append, plan, set, start};
 
@@ -44,19 +45,56 @@ async fn no_entity_key_becomes_a_label() {
 }
 
 #[tokio::test]
-async fn every_series_is_in_the_catalogue_with_its_type() {
+async fn every_series_is_in_the_catalogue_with_its_type_and_labels() {
     let cluster = start(&plan(1)).await;
     cluster.answer(0, &set("a", 1)).await.value().unwrap();
     let (_, page) = cluster.admin(0, "/metrics").await.unwrap();
+    let mut seen = 0;
+    let mut family = None;
     for line in page.lines() {
-        let Some(rest) = line.strip_prefix("# TYPE ") else { continue };
-        let (name, kind) = rest.split_once(' ').unwrap();
-        let Some(metric) = CATALOGUE.iter().find(|metric| metric.name == name) else { continue };
-        let word = match metric.is {
-            Type::Counter => "counter",
-            Type::Gauge => "gauge",
-            Type::Histogram(_) => "histogram",
-        };
-        assert_eq!(kind, word, "{name}");
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            family = in_the_catalogue(name);
+            if let Some(metric) = family {
+                assert_eq!(kind, word_of(metric.is), "{name}");
+            }
+        } else if let Some(metric) = family.filter(|_| !line.starts_with('#') && !line.is_empty()) {
+            assert!(line.starts_with(metric.name), "{line} is under {}", metric.name);
+            let expected: BTreeSet<&str> = metric.labels.iter().copied().collect();
+            assert_eq!(labels_of(line), expected, "{line}");
+            seen += 1;
+        }
     }
+    assert!(seen > 50, "only {seen} samples were compared");
+}
+
+/// The catalogue's row; nothing for what the process says of itself, which is not ours.
+fn in_the_catalogue(name: &str) -> Option<&'static Metric> {
+    let found = CATALOGUE.iter().find(|metric| metric.name == name);
+    assert!(found.is_some() || !name.starts_with("mainstay_"), "{name} is not in the catalogue");
+    found
+}
+
+fn word_of(is: Type) -> &'static str {
+    match is {
+        Type::Counter => "counter",
+        Type::Gauge => "gauge",
+        Type::Histogram(_) => "histogram",
+    }
+}
+
+/// The names of a sample's labels, without those that its type brings along.
+fn labels_of(line: &str) -> BTreeSet<&str> {
+    let Some((_, rest)) = line.split_once('{') else { return BTreeSet::new() };
+    let (labels, _) = rest.rsplit_once('}').unwrap();
+    let mut pieces = labels.split('"');
+    let mut names = BTreeSet::new();
+    // a name before each value; a value holds no quote, since labels are words and names
+    while let (Some(before), Some(_value)) = (pieces.next(), pieces.next()) {
+        let name = before.trim_start_matches(',').trim().trim_end_matches('=');
+        if !["le", "quantile"].contains(&name) {
+            names.insert(name);
+        }
+    }
+    names
 }
