@@ -142,6 +142,11 @@ impl World {
         invariants.at_end(&view)
     }
 
+    /// Asks one invariant alone.
+    pub(super) fn ask_only(&mut self, invariant: &str) {
+        self.invariants.keep(invariant);
+    }
+
     fn end_step(&mut self) -> Result<(), Broken> {
         self.step += 1;
         if let Some(primary) = &self.primary {
@@ -325,6 +330,9 @@ impl World {
             let written = self.cluster.write(&segment);
             let entries = written.map_err(|detail| Broken { invariant: "segments", detail })?;
             for stored in entries {
+                if self.planted == Some(Planted::EntryTwice) && stored.entry.seq.0 % 8 == 0 {
+                    self.tell(Event::Appended(stored.clone()))?;
+                }
                 self.tell(Event::Appended(stored))?;
             }
         }
@@ -356,6 +364,14 @@ impl World {
 
     fn release(&mut self) -> Result<(), Broken> {
         while let Some(release) = self.machine().poll_release() {
+            match self.planted {
+                Some(Planted::ReleaseLost) if release.item.id % 8 == 0 => continue,
+                Some(Planted::ReleaseTwice) if release.item.id % 8 == 0 => {
+                    let again = (release.item.clone(), release.result.clone());
+                    self.tell(Event::Replied(again.0, again.1))?;
+                }
+                _ => {}
+            }
             self.tell(Event::Replied(release.item, release.result))?;
         }
         let drained = self.handing_over && self.machine().is_drained();

@@ -126,7 +126,7 @@ pub struct Shares {
 impl Shares {
     /// Takes a place before `owner`, unless the source has `share` already.
     pub fn take(&mut self, owner: u32, source: SourceId, share: u32) -> bool {
-        let held = self.held.get(&(owner, source)).copied().unwrap_or(0);
+        let held = self.held(owner, source);
         if held >= share {
             return false;
         }
@@ -144,6 +144,11 @@ impl Shares {
         if *held == 0 {
             self.held.remove(&(owner, source));
         }
+    }
+
+    /// Places that `source` has before `owner`.
+    pub fn held(&self, owner: u32, source: SourceId) -> u32 {
+        self.held.get(&(owner, source)).copied().unwrap_or(0)
     }
 
     /// Nobody waits.
@@ -277,6 +282,11 @@ impl<M> Mailboxes<M> {
     }
 
     /// The places that sources hold before entities.
+    pub const fn shares(&self) -> &Shares {
+        &self.shares
+    }
+
+    /// The same, to take places and give them back.
     pub const fn shares_mut(&mut self) -> &mut Shares {
         &mut self.shares
     }

@@ -27,6 +27,8 @@ pub enum Mutant {
     ExpiredRuns,
     /// A mailbox takes one more than its bound.
     MailboxOffByOne,
+    /// A share of a waiting room is everybody's instead of one source's.
+    ShareOfAll,
     /// The watermark counts the fastest member instead of the slowest.
     WatermarkOfFastest,
     /// The watermark counts what this primary has written but not synced.

@@ -3,7 +3,7 @@
 use crate::dedup::{Flying, Found, Keyed};
 use crate::entry::StoredReply;
 use crate::id::Seq;
-use crate::mailbox::{Offer, Place, Ticket};
+use crate::mailbox::{Offer, Place, SourceId, Ticket};
 use crate::message::{Failure, Mode, Outcome};
 use crate::mutants::Mutant;
 use crate::time::Instant;
@@ -40,11 +40,14 @@ impl<T> Primary<T> {
     /// [`Refused`] with the reason for the caller; nothing was changed.
     pub fn handle_request(
         &mut self,
-        ask: Ask,
+        mut ask: Ask,
         item: T,
         now: Instant,
     ) -> Result<Admitted, Refused<T>> {
         self.assert_invariants();
+        if self.planted.has(Mutant::ShareOfAll) {
+            ask.source = SourceId(0);
+        }
         let slot = self.rows.find(&ask.entity);
         let admitted = match (self.decide(&ask, slot, now), slot) {
             (Err(failure), _) => Err(Refused { failure, item }),

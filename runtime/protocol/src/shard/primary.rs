@@ -9,7 +9,7 @@ use crate::dedup::{Expired, Flights, Kept, Table};
 use crate::entry::{Op, Segment};
 use crate::id::{EntityId, Epoch, NodeId, Seq, ShardId, Token};
 use crate::list::Pool;
-use crate::mailbox::Mailboxes;
+use crate::mailbox::{Mailboxes, SourceId};
 use crate::message::{Failure, Success};
 use crate::mutants::{Mutant, Planted};
 use crate::replication::in_sync::{AckError, InSync};
@@ -364,6 +364,11 @@ impl<T> Primary<T> {
     pub fn row(&self, slot: Slot) -> Option<(&EntityId, u32, u32)> {
         let row = self.rows.get(slot.0)?;
         Some((&row.entity, row.mailbox.queued(), row.mailbox.waiting()))
+    }
+
+    /// How many requests of a source wait before an entity, those that joined counted.
+    pub fn waiting_of(&self, slot: Slot, source: SourceId) -> u32 {
+        self.mailboxes.shares().held(slot.0, source)
     }
 
     /// The records that make commands take effect once.
