@@ -135,7 +135,7 @@ impl Rig {
         let opened = storage::open(&config.storage, dir.path(), Some(&node("n1"))).unwrap();
         let news = inbox.clone();
         let notify: storage::Notify = Arc::new(move |it| drop(news.push(Input::Journal(it))));
-        let (storage, _) = opened.start(1, notify).unwrap();
+        let (storage, _) = opened.start(notify).unwrap();
         let registry = Registry::new().entity::<Diary>().entity::<Cursed>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);

@@ -1,6 +1,5 @@
 //! What a lane does at every tick: lets idle entities go, saves, shares budgets, tells its gauges.
 
-use mainstay_protocol::id::ShardId;
 use mainstay_protocol::time::Instant;
 
 use super::core::Core;

@@ -368,9 +368,10 @@ fn apply(
     if !shard.rows.contains_key(&entity) {
         let key = tables::entity_key(id, shard.meta.generation, &entity);
         // rows of a shard that was dropped may not be removed yet, and belong to its earlier stay
-        let stored = match shard.meta.dropped {
-            true => None,
-            false => entities.get(key.as_slice()).map_err(on_state)?,
+        let stored = if shard.meta.dropped {
+            None
+        } else {
+            entities.get(key.as_slice()).map_err(on_state)?
         };
         if stored.is_none() && !shard.meta.dropped {
             check_miss(entities, &key)?;
