@@ -12,6 +12,7 @@ PART = $(filter-out counter,$(NAME))
 SEEDS ?= 200
 CASES ?= 20000
 SOAK_SECONDS ?= 600
+ROUNDS ?= 5
 
 default:
 	@echo 'make demo     start three nodes, load them, kill one, prove that nothing was lost'
@@ -50,8 +51,8 @@ soak: ## ten minutes with a stalled entity, a blocking handler and a client that
 	cargo build --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bins
 	cargo run --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bin soak -- --seconds $(SOAK_SECONDS)
 
-bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part
-	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART)
+bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part, ROUNDS=5
+	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART) --rounds $(ROUNDS)
 
 cluster: ## three nodes with the demo's entities, until Ctrl-C
 	@cargo build --quiet --profile demo --package mainstay-examples --bin demo
