@@ -186,6 +186,30 @@ fn documents_link_to_files_that_exist() {
     }
 }
 
+#[test]
+fn the_map_of_the_code_names_places_that_exist() {
+    let map = file("ARCHITECTURE.md").unwrap();
+    // What is between two fences is a picture.
+    let prose = map.split("```").step_by(2);
+    let named: Vec<&str> = prose
+        .flat_map(|text| text.split('`').skip(1).step_by(2))
+        .filter(|word| word.contains('/') || word.split('.').next_back() == Some("rs"))
+        .filter(|word| word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-*".contains(c)))
+        .collect();
+    assert!(named.len() > 30, "only {} paths were found", named.len());
+    for path in named {
+        assert!(exists(path), "ARCHITECTURE.md: {path} does not exist from the root");
+    }
+}
+
+/// Whether something has this path from the root; a `*` at its end stands for any end.
+fn exists(path: &str) -> bool {
+    let Some(start) = path.strip_suffix('*') else { return root().join(path).exists() };
+    let (folder, start) = start.rsplit_once('/').unwrap_or(("", start));
+    let Ok(entries) = fs::read_dir(root().join(folder)) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(start))
+}
+
 /// The relative targets of `[text](target)`.
 fn links(text: &str) -> Vec<String> {
     text.split("](")
