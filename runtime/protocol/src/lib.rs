@@ -20,6 +20,8 @@ pub mod message;
 mod index;
 mod list;
 pub mod mutants;
+#[cfg(test)]
+mod properties;
 // -- small machines, about a page each --
 pub mod backoff;
 pub mod retry_budget;

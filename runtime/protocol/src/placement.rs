@@ -284,7 +284,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(crate::properties::cases(48))]
 
         /// Whatever the members and the history: everything is placed, within the bounds, and
         /// placing again changes nothing.

@@ -199,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(crate::properties::cases(32))]
 
         /// A new node takes about its share, and nothing moves between the others.
         #[test]

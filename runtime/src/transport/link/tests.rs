@@ -257,8 +257,16 @@ impl World {
     }
 }
 
+/// 400 cases, or what `PROPTEST_CASES` says when it is set.
+fn cases() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(), // has read it
+        None => ProptestConfig::with_cases(400),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(cases())]
 
     #[test]
     fn every_call_ends_once_within_the_window_and_no_promise_is_broken(
