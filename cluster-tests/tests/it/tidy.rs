@@ -13,7 +13,7 @@ use crate::source::{
 /// The rooms of `runtime/src`, lowest first, with their layers. A room may use itself and every
 /// room that stands before it. The longest name that fits decides.
 const ROOMS: &[(u32, &[&str])] = &[
-    (1, &["config", "clock", "metrics", "journey", "events", "call", "ingress", "entity"]),
+    (1, &["config", "clock", "chain", "metrics", "journey", "events", "call", "ingress", "entity"]),
     (1, &["client", "prelude", "__private"]),
     (2, &["storage", "transport"]),
     (3, &["replication", "activation"]),
