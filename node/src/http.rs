@@ -7,8 +7,10 @@
 //!                                       -> admin   /admin/v1/..., and the API again
 //! ```
 //!
-//! Both listeners answer from the first moment; until the node is up, calls are refused with 503.
+//! Both listeners answer from the first moment. Once the data is recovered the node stands behind
+//! them and tells operators how it joins; until it has joined, calls are refused with 503.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -45,6 +47,7 @@ pub struct Api(Arc<Shared>);
 
 struct Shared {
     backend: OnceLock<Arc<dyn Backend>>,
+    open: AtomicBool,
     name: OnceLock<NodeId>,
     openapi: OnceLock<Bytes>,
     limits: CallLimits,
@@ -88,10 +91,11 @@ impl Api {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let (backend, name, openapi) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Self(Arc::new(Shared { backend, name, openapi, limits, metrics, stopping }))
+        let open = AtomicBool::new(false);
+        Self(Arc::new(Shared { backend, open, name, openapi, limits, metrics, stopping }))
     }
 
-    /// Puts the node behind the API. Only the first one counts.
+    /// Puts the node behind the API, for operators. Only the first one counts.
     pub fn attach(&self, backend: Arc<dyn Backend>) {
         self.0.name.get_or_init(|| backend.node().name);
         if self.0.backend.set(backend).is_err() {
@@ -99,7 +103,17 @@ impl Api {
         }
     }
 
-    /// The node, when it is up.
+    /// Lets calls in: the node serves.
+    pub fn open(&self) {
+        self.0.open.store(true, Ordering::Release);
+    }
+
+    /// Whether calls are let in.
+    pub fn is_open(&self) -> bool {
+        self.0.open.load(Ordering::Acquire)
+    }
+
+    /// The node, when it has recovered its data.
     pub fn node(&self) -> Option<&Arc<dyn Backend>> {
         self.0.backend.get()
     }
@@ -109,7 +123,13 @@ impl Api {
         self.node().ok_or_else(Problem::starting)
     }
 
-    /// The node's name, empty until it is up.
+    /// The node for a call, or the refusal of one that does not serve yet.
+    fn serving(&self) -> Result<&Arc<dyn Backend>, Problem> {
+        let backend = self.backend()?;
+        if self.is_open() { Ok(backend) } else { Err(Problem::joining()) }
+    }
+
+    /// The node's name, empty until it is known.
     fn name(&self) -> &str {
         self.0.name.get().map_or("", NodeId::as_str)
     }

@@ -35,8 +35,8 @@ impl Launch for Registry {
                 Ok(Err(error)) => return Err(told.explain(&error)),
                 Err(panic) => return Err(told.explain(&thread(&panic))),
             };
-            let view = Arc::new(Mutex::new(view(&cluster).await));
-            tokio::spawn(look(cluster.clone(), Arc::clone(&view)));
+            let view = Arc::new(Mutex::new(view(&cluster, &told).await));
+            tokio::spawn(look(cluster.clone(), Arc::clone(&view), told.clone()));
             Ok(Arc::new(Node { cluster, view, told }) as Arc<dyn Backend>)
         })
     }
@@ -82,10 +82,10 @@ struct Node {
 }
 
 /// Keeps the view fresh until the node stops.
-async fn look(cluster: Cluster, shared: Arc<Mutex<NodeView>>) {
+async fn look(cluster: Cluster, shared: Arc<Mutex<NodeView>>, told: Told) {
     loop {
         tokio::time::sleep(LOOK).await;
-        let fresh = view(&cluster).await;
+        let fresh = view(&cluster, &told).await;
         let stopping = fresh.phase == Phase::Stopping;
         put(&shared, fresh);
         if stopping {
@@ -98,7 +98,7 @@ fn put(shared: &Mutex<NodeView>, fresh: NodeView) {
     *shared.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
 }
 
-async fn view(cluster: &Cluster) -> NodeView {
+async fn view(cluster: &Cluster, told: &Told) -> NodeView {
     let seen = cluster.view().await;
     let map = cluster.map();
     let draining =
@@ -110,6 +110,11 @@ async fn view(cluster: &Cluster) -> NodeView {
         cluster::Phase::Left | cluster::Phase::Stopping | cluster::Phase::Failed(_) => {
             Phase::Stopping
         }
+    };
+    let membership = match phase {
+        Phase::Joining if told.join.is_empty() => "joining: waits for its cluster".to_owned(),
+        Phase::Joining => format!("joining: looks for its cluster at {}", told.join),
+        phase => phase.to_string(),
     };
     let check = |name, probe, ok, text| Check { name, probe, ok, text };
     let answering = format!("{} of {} lanes answer", seen.lanes_answering, seen.lanes);
@@ -123,7 +128,7 @@ async fn view(cluster: &Cluster) -> NodeView {
     let checks = vec![
         check("lanes", Probe::Live, alive, answering),
         check("recovery", Probe::Started, true, "done".to_owned()),
-        check("member", Probe::Ready, phase == Phase::Ready, phase.to_string()),
+        check("member", Probe::Ready, phase == Phase::Ready, membership),
         check("shards", Probe::Ready, seen.starting == 0, serving),
         check("journal", Probe::Ready, seen.writable, writable),
     ];
@@ -155,7 +160,7 @@ impl Backend for Node {
             (self.cluster.clone(), Arc::clone(&self.view), self.told.clone());
         Box::pin(async move {
             cluster.ready().await.map_err(|error| told.explain(&error))?;
-            put(&shared, view(&cluster).await);
+            put(&shared, view(&cluster, &told).await);
             Ok(())
         })
     }

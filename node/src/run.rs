@@ -1,8 +1,8 @@
 //! Runs a node: listeners first, then the cluster, then until a signal says stop.
 //!
 //! ```text
-//!   listen (MS-1101 at once) -> serve probes -> launch -> join -> take calls -> banner
-//!   -> signal -> [drain] -> no new connections -> requests under way end -> shutdown -> exit 0
+//!   listen (MS-1101 at once) -> serve probes -> launch -> attach -> join -> take calls
+//!   -> banner -> signal -> [drain] -> no new connections -> requests under way end -> shutdown -> exit 0
 //! ```
 //!
 //! A signal is heeded in every part of this, and always ends in the shutdown. A second one ends
@@ -50,8 +50,7 @@ pub async fn run(
     tell_config(&loaded, api_addr, admin_addr);
     let settings = loaded.settings.clone();
     let mut runtime = settings.runtime.clone();
-    runtime.peers.http_advertise =
-        settings.http.advertise.clone().unwrap_or_else(|| api_addr.to_string());
+    runtime.peers.http_advertise = http_advertise(&settings, api_addr);
 
     let (stop_api, api_stopping) = watch::channel(false);
     let (stop_admin, admin_stopping) = watch::channel(false);
@@ -80,6 +79,7 @@ pub async fn run(
             return Ok(());
         }
     };
+    api.attach(Arc::clone(&backend));
     let announce = || announce(&loaded, backend.as_ref(), api_addr, admin_addr);
     let (ended, told) = tokio::select! {
         ended = live(&api, &backend, announce) => (ended, false),
@@ -89,7 +89,7 @@ pub async fn run(
         }
     };
     signals.end_at_next();
-    if told && settings.stop.drain && api.node().is_some() {
+    if told && settings.stop.drain && api.is_open() {
         drain(backend.as_ref(), settings.stop.timeout).await;
     }
     stop(stop_api, served, settings.stop.timeout).await;
@@ -109,7 +109,7 @@ async fn live(
     announce: impl FnOnce(),
 ) -> Result<(), LaunchError> {
     backend.ready().await?;
-    api.attach(Arc::clone(backend));
+    api.open();
     announce();
     let ended = backend.ended().await;
     match &ended {
@@ -186,6 +186,20 @@ impl Listeners {
 
     fn addresses(&self) -> (SocketAddr, SocketAddr) {
         (address_of(&self.api), address_of(&self.admin))
+    }
+}
+
+/// What the cluster is told of the API's address. Listening everywhere, it is reached where peers
+/// reach the node.
+fn http_advertise(settings: &Settings, api: SocketAddr) -> String {
+    if let Some(told) = &settings.http.advertise {
+        return told.clone();
+    }
+    let peers = &settings.runtime.peers;
+    let peer = peers.advertise.as_ref().unwrap_or(&peers.listen);
+    match peer.rsplit_once(':') {
+        Some((host, _)) if api.ip().is_unspecified() => format!("{host}:{}", api.port()),
+        _ => api.to_string(),
     }
 }
 
@@ -314,5 +328,22 @@ async fn stop(stop: watch::Sender<bool>, mut served: JoinHandle<()>, timeout: Du
     if tokio::time::timeout(timeout, &mut served).await.is_err() {
         tracing::warn!(?timeout, "requests under way are cut");
         served.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_that_listens_everywhere_is_told_under_the_address_of_the_node() {
+        let mut settings = Settings::default();
+        let all = "0.0.0.0:8080".parse().unwrap();
+        assert_eq!(http_advertise(&settings, all), "127.0.0.1:8080");
+        settings.runtime.peers.advertise = Some("n1.example:7000".to_owned());
+        assert_eq!(http_advertise(&settings, all), "n1.example:8080");
+        assert_eq!(http_advertise(&settings, "10.0.0.1:80".parse().unwrap()), "10.0.0.1:80");
+        settings.http.advertise = Some("api.example:80".to_owned());
+        assert_eq!(http_advertise(&settings, all), "api.example:80");
     }
 }

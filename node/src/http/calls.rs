@@ -56,7 +56,7 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
     if head.method != Method::POST {
         return Err(Problem::method_not_allowed(&head.method, "POST"));
     }
-    let backend = api.backend()?;
+    let backend = api.serving()?;
     let target = Target::find(backend, segments)?;
     let asked = Asked::of(&head.headers, api.limits())?;
     let span = asked.deadline.or(target.method().deadline).unwrap_or(DEADLINE_DEFAULT);

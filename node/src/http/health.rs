@@ -62,7 +62,12 @@ fn checks(api: &Api) -> Vec<Check> {
         Check { name: "process", probe: Probe::Live, ok: true, text: "answers".to_owned() };
     let mut checks = vec![process];
     match api.node() {
-        Some(backend) => checks.extend(backend.node().checks),
+        Some(backend) => {
+            checks.extend(backend.node().checks);
+            let ok = api.is_open();
+            let text = if ok { "are let in" } else { "are refused until the node has joined" };
+            checks.push(Check { name: "calls", probe: Probe::Ready, ok, text: text.to_owned() });
+        }
         None => checks.push(Check {
             name: "recovery",
             probe: Probe::Started,

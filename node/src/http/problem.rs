@@ -143,6 +143,13 @@ impl Problem {
             .retry_after(Duration::from_secs(1))
     }
 
+    /// The node has recovered its data and is no member yet.
+    pub fn joining() -> Self {
+        let detail = "the node is looking for its cluster; /readyz?verbose says where";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "MS-2105", detail)
+            .retry_after(Duration::from_secs(1))
+    }
+
     /// The path exists, for other methods than this one.
     pub fn method_not_allowed(method: &Method, allowed: &'static str) -> Self {
         let detail = format!("{method} is not allowed on this path");

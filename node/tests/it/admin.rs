@@ -36,7 +36,8 @@ async fn probes_ask_for_what_they_are_for() {
     let verbose = probe(&served, "/readyz?verbose").await.1;
     assert_eq!(
         verbose,
-        "[+]process answers\n[+]member of a cluster of 2\n[-]journal broken\nnot ok\n"
+        "[+]process answers\n[+]member of a cluster of 2\n[-]journal broken\n\
+         [+]calls are let in\nnot ok\n"
     );
     served.node.checks.lock().unwrap().push(check("lanes", Probe::Live));
     assert_eq!(probe(&served, "/livez").await.0, 503);

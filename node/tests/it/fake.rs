@@ -65,6 +65,7 @@ pub(crate) async fn serve() -> Served {
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(limits(), None, stopping.clone());
     api.attach(Arc::clone(&node) as Arc<dyn Backend>);
+    api.open();
     let mut addresses = Vec::new();
     for router in [api_router(api.clone()), admin_router(api)] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

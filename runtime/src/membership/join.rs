@@ -137,7 +137,8 @@ impl Joiner {
         for failures in 0.. {
             // asked even when this node could lead alone: its data may be in the wrong place, and
             // the others may have moved
-            let round = self.ask(&self.contacts()).await;
+            let contacts = self.contacts();
+            let round = self.ask(&contacts).await;
             let ours = self.ours(&round, cluster)?;
             for (_, candidate) in &ours {
                 self.agreement.learn(candidate);
@@ -152,9 +153,7 @@ impl Joiner {
             if registered.is_some() && self.await_state().await {
                 return Ok(());
             }
-            if failures % 16 == 15 {
-                tracing::warn!(%cluster, "still waiting for the members of this node's cluster");
-            }
+            log_now_and_then(failures, &contacts, &"the members of this node's own");
             pause(failures).await;
         }
         unreachable!("the range has no end")
@@ -171,7 +170,8 @@ impl Joiner {
         let started = clock::now();
         let mut agreed_at = started;
         for failures in 0.. {
-            let round = self.ask(&self.contacts()).await;
+            let contacts = self.contacts();
+            let round = self.ask(&contacts).await;
             if let Some((addr, min, max)) = round.version() {
                 return Err(JoinError::WireVersion { addr, min, max });
             }
@@ -191,13 +191,13 @@ impl Joiner {
                     if self.give_up(started)? {
                         return Ok(Found::Nobody);
                     }
-                    log_now_and_then(failures, &for_what);
+                    log_now_and_then(failures, &contacts, &for_what);
                 }
                 // who was heard a while ago may be gone: judge what lasts
                 Err(error) if since(agreed_at) > self.patience.name => {
                     return Err(JoinError::Contradiction(error));
                 }
-                Err(error) => log_now_and_then(failures, &error),
+                Err(error) => log_now_and_then(failures, &contacts, &error),
             }
             pause(failures).await;
         }
@@ -417,9 +417,11 @@ fn new_cluster() -> Result<ClusterId, JoinError> {
     Ok(ClusterId::from_bytes(bytes))
 }
 
-fn log_now_and_then(failures: u32, why: &dyn std::fmt::Display) {
-    if failures % 16 == 15 {
-        tracing::info!("no cluster yet: waiting for {why}");
+/// Says what is waited for: at once, then every sixteenth time.
+fn log_now_and_then(failures: u32, asked: &BTreeSet<String>, why: &dyn std::fmt::Display) {
+    if failures.is_multiple_of(16) {
+        let asked = asked.iter().take(ASKED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::info!(asked, "no cluster yet: waiting for {why}");
     }
 }
 

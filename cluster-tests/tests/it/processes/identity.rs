@@ -129,13 +129,25 @@ async fn two_of_three_expected_nodes_wait_for_the_third() {
 #[tokio::test]
 async fn a_node_that_is_stopped_while_it_joins_ends_in_order() {
     for signal in ["TERM", "INT"] {
-        let cluster = prepare(&plan(0)).await;
-        let mut spec = spec(&cluster, "early");
-        spec.join = vec![Addresses::free().unwrap().peer.to_string()];
+        let mut cluster = prepare(&plan(0)).await;
+        let mut spec = spec(&cluster, &format!("early-{}", signal.to_lowercase()));
+        let nobody = Addresses::free().unwrap().peer.to_string();
+        spec.join = vec![nobody.clone()];
         let mut node = Node::new(spec);
         node.start().unwrap();
-        let recovered = async || node.log().contains("recovered");
-        eventually("it has recovered", SOON, recovered).await.unwrap();
+        let waits = async || node.log().contains("no cluster yet");
+        eventually("it says that it waits", SOON, waits).await.unwrap();
+        assert!(node.log().contains(&nobody), "{}", node.log());
+        cluster.nodes.push(node);
+        let joining = async || cluster.admin(0, "/startupz").await.is_ok_and(|got| got.0 == 200);
+        eventually("recovery is done", SOON, joining).await.unwrap();
+        assert_eq!(cluster.status(0).await["node"]["phase"], "joining");
+        let (status, ready) = cluster.admin(0, "/readyz?verbose").await.unwrap();
+        assert!(status == 503 && ready.contains("[+]recovery done"), "{ready}");
+        assert!(ready.contains(&format!("looks for its cluster at {nobody}")), "{ready}");
+        let refused = cluster.answer(0, &set("r", 1)).await;
+        assert_eq!((refused.status, refused.code()), (503, "MS-2105"));
+        let mut node = cluster.nodes.pop().unwrap();
         node.signal(signal).unwrap();
         let status = node.exit(SOON).await.unwrap();
         assert_eq!(status.code(), Some(0), "{}", node.log());
