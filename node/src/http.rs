@@ -145,20 +145,19 @@ impl Api {
 
 /// The routes for callers.
 pub fn api_router(api: Api) -> Router {
-    routes().layer(from_fn_with_state("api", measure)).with_state(api)
+    routes(Router::new()).layer(from_fn_with_state("api", measure)).with_state(api)
 }
 
 /// The routes for operators: their own, and the callers' as well.
 pub fn admin_router(api: Api) -> Router {
-    routes()
-        .merge(admin::routes())
-        .merge(health::routes())
+    routes(admin::routes().merge(health::routes()))
         .layer(from_fn_with_state("admin", measure))
         .with_state(api)
 }
 
-fn routes() -> Router<Api> {
-    Router::new()
+/// The callers' routes beside `others`. The fallbacks come last: they hold for what is there then.
+fn routes(others: Router<Api>) -> Router<Api> {
+    others
         .route("/v1", get(kinds))
         .route("/openapi.json", get(openapi_json))
         .fallback(calls::handle)

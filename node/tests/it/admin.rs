@@ -138,8 +138,13 @@ async fn members_are_changed_or_the_rule_is_named() {
     assert_eq!(refused.json::<Value>().await.unwrap()["code"], "MS-2302");
     let odd = client.delete(served.admin_url("/admin/v1/nodes/N%201")).send().await.unwrap();
     assert_eq!(odd.status(), 400);
-    let wrong = client.put(served.admin_url("/admin/v1/nodes")).send().await.unwrap();
-    assert_eq!(wrong.status(), 405);
+    for path in ["/admin/v1/nodes", "/readyz", "/v1"] {
+        let wrong = client.put(served.admin_url(path)).send().await.unwrap();
+        assert_eq!(wrong.status(), 405, "{path}");
+        assert_eq!(wrong.headers()["content-type"], "application/problem+json", "{path}");
+        assert!(wrong.headers().contains_key("allow"), "{path}");
+        assert_eq!(wrong.json::<Value>().await.unwrap()["code"], "MS-2008", "{path}");
+    }
 }
 
 #[tokio::test]
