@@ -112,6 +112,13 @@ struct RunArgs {
     /// Settings file; ./mainstay.toml is read when it exists.
     #[arg(long, short, value_name = "FILE", env = "MAINSTAY_CONFIG")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The settings that flags give: of `run`, and of what shows or checks settings.
+#[derive(Debug, Default, Args)]
+struct Flags {
     /// For trying out: form a cluster alone, move off default ports that are taken.
     #[arg(long)]
     dev: bool,

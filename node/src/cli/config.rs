@@ -6,8 +6,8 @@ use clap::{Args, Subcommand, ValueEnum as _};
 use mainstay::metrics::CATALOGUE;
 use serde_json::{Value, json};
 
-use super::RunArgs;
 use super::output::{Output, Trouble, lines, table};
+use super::{Flags, RunArgs};
 use crate::backend::Launch;
 use crate::run::{INGRESS_THREADS, Signals, run as run_node};
 use crate::settings::fields::{self, FIELDS};
@@ -19,12 +19,14 @@ use crate::telemetry;
 pub(super) enum ConfigVerb {
     /// The settings that `run` would take from here.
     #[command(after_help = "Examples:\n  mainstay config show --origin\n  mainstay config show \
-        --defaults > mainstay.toml")]
-    Show(ShowArgs),
-    /// Check a file without starting.
+        --defaults > mainstay.toml\n  mainstay config show --origin --set limits.requests=9000")]
+    Show(Box<ShowArgs>),
+    /// Check a file, and flags of `run` beside it, without starting.
     Check {
         /// The file.
         file: PathBuf,
+        #[command(flatten)]
+        flags: Box<Flags>,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -38,6 +40,8 @@ pub(super) struct ShowArgs {
     /// Settings file; ./mainstay.toml is read when it exists.
     #[arg(long, short, value_name = "FILE", env = "MAINSTAY_CONFIG")]
     config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Flags,
     /// Say where each value comes from.
     #[arg(long)]
     origin: bool,
@@ -51,21 +55,26 @@ pub(super) struct ShowArgs {
 
 pub(super) fn carry_out(verb: ConfigVerb, output: &Output) -> Result<(), Trouble> {
     match verb {
-        ConfigVerb::Show(args) => show(args, output),
-        ConfigVerb::Check { file, json } => check(file, json, output),
+        ConfigVerb::Show(args) => show(&args, output),
+        ConfigVerb::Check { file, flags: given, json } => {
+            let sources = Sources {
+                file: Some(file),
+                flags: flags(&given)?,
+                dev: given.dev,
+                ..Sources::default()
+            };
+            check(&sources, json, output)
+        }
         ConfigVerb::Schema => output.json(&schema::json_schema()),
     }
 }
 
-fn show(args: ShowArgs, output: &Output) -> Result<(), Trouble> {
+fn show(args: &ShowArgs, output: &Output) -> Result<(), Trouble> {
     if args.defaults && !args.json {
-        return output.data(&schema::sample(&Settings::default()));
+        return output.data(&schema::sample(&Settings::default(), schema::DEFAULTS));
     }
-    let sources = if args.defaults {
-        Sources::default()
-    } else {
-        Sources { file: args.config, env: environment(), ..Sources::default() }
-    };
+    let sources =
+        if args.defaults { Sources::default() } else { sources(args.config.clone(), &args.flags)? };
     let loaded = read(&sources)?;
     for warning in &loaded.warnings {
         output.note(&format!("warning: {warning}"));
@@ -74,7 +83,8 @@ fn show(args: ShowArgs, output: &Output) -> Result<(), Trouble> {
         return output.json(&as_json(&loaded));
     }
     if !args.origin {
-        return output.data(&schema::sample(&loaded.settings));
+        return output
+            .data(&schema::sample(&loaded.settings, "as `run` would take them from here"));
     }
     let mut rows = table(&["setting", "value", "comes from"]);
     for field in FIELDS.iter() {
@@ -102,9 +112,9 @@ fn as_json(loaded: &Loaded) -> Value {
     json!({"schema": "mainstay.config/v1", "settings": settings})
 }
 
-fn check(file: PathBuf, as_json: bool, output: &Output) -> Result<(), Trouble> {
-    let name = file.display().to_string();
-    let checked = load(&Sources { file: Some(file), ..Sources::default() });
+fn check(sources: &Sources, as_json: bool, output: &Output) -> Result<(), Trouble> {
+    let name = sources.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    let checked = load(sources);
     if as_json {
         let problems: Vec<Value> = checked
             .as_ref()
@@ -143,13 +153,7 @@ fn environment() -> Vec<(String, String)> {
 
 /// Runs a node until it is told to stop.
 pub(super) fn run(args: &RunArgs, output: &Output, launch: Box<dyn Launch>) -> Result<(), Trouble> {
-    let sources = Sources {
-        file: args.config.clone(),
-        env: environment(),
-        flags: flags(args)?,
-        dev: args.dev,
-    };
-    let loaded = read(&sources)?;
+    let loaded = read(&sources(args.config.clone(), &args.flags)?)?;
     telemetry::install_log(&loaded.settings.log, output.color_err)
         .map_err(|error| Trouble::usage(error.to_string()).code("MS-1001"))?;
     let metrics = telemetry::install_metrics(CATALOGUE)
@@ -169,8 +173,13 @@ pub(super) fn run(args: &RunArgs, output: &Output, launch: Box<dyn Launch>) -> R
     ended
 }
 
+/// All layers.
+fn sources(file: Option<PathBuf>, given: &Flags) -> Result<Sources, Trouble> {
+    Ok(Sources { file, env: environment(), flags: flags(given)?, dev: given.dev })
+}
+
 /// The flags of `run`, as settings.
-fn flags(args: &RunArgs) -> Result<Vec<(&'static str, String, Raw)>, Trouble> {
+fn flags(args: &Flags) -> Result<Vec<(&'static str, String, Raw)>, Trouble> {
     let mut flags = Vec::new();
     let named = [
         ("cluster.expect", "--expect", &args.expect),

@@ -8,10 +8,14 @@ use super::Settings;
 use super::fields::{self, FIELDS, Field};
 use super::value::{Kind, Raw};
 
-/// A file that sets every setting to what it is in `settings`, with its meaning beside it.
-pub fn sample(settings: &Settings) -> String {
-    let mut out = String::from(
-        "# The settings of a Mainstay node, each at its default. Later layers win: this file, then\n\
+/// What the values of the sample file are.
+pub const DEFAULTS: &str = "each at its default";
+
+/// A file that sets every setting to what it is in `settings`, with its meaning beside it. `what`
+/// says which values these are.
+pub fn sample(settings: &Settings, what: &str) -> String {
+    let mut out = format!(
+        "# The settings of a Mainstay node, {what}. Later layers win: this file, then\n\
          # MAINSTAY_* variables (MAINSTAY_LIMITS__REQUESTS=9000), then flags.\n\
          # Durations are \"250ms\", \"5m\"; sizes are \"64MiB\".\n",
     );
@@ -92,7 +96,7 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         assert_eq!(
             text,
-            sample(&Settings::default()),
+            sample(&Settings::default(), DEFAULTS),
             "write it anew: mainstay config show --defaults > node/config.toml"
         );
         let loaded = load(&Sources { file: Some(path.into()), ..Sources::default() }).unwrap();
