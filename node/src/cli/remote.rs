@@ -89,7 +89,7 @@ impl Remote {
             .await
             .map_err(|_| self.late())?
             .map_err(|error| self.unreachable(&error))?;
-        Self::check(response).await
+        self.check(path, response).await
     }
 
     async fn send(
@@ -110,16 +110,33 @@ impl Remote {
         let response = request.send().await.map_err(|error| {
             if error.is_timeout() { self.late() } else { self.unreachable(&error) }
         })?;
-        Self::check(response).await
+        self.check(path, response).await
     }
 
-    async fn check(response: Response) -> Result<Response, Trouble> {
+    async fn check(&self, path: &str, response: Response) -> Result<Response, Trouble> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let text = response.text().await.unwrap_or_default();
-        Err(refusal(status, &text))
+        let problem = serde_json::from_str::<Document>(&text).ok();
+        // the API knows no admin path: it takes one for a call
+        let unknown = problem.as_ref().is_none_or(|problem| problem.code == "MS-2000");
+        if unknown && status == StatusCode::NOT_FOUND && !path.starts_with("/v1") {
+            return Err(self.not_admin());
+        }
+        let other = || {
+            let line = text.lines().next().unwrap_or_default();
+            Trouble::failed(format!("{status}: {line}")).exit(exit_of(status.as_u16(), ""))
+        };
+        Err(problem.map_or_else(other, refusal))
+    }
+
+    /// Somebody answers, but not as the admin port of a node does.
+    fn not_admin(&self) -> Trouble {
+        Trouble::unavailable(format!("{} is not an admin address (9070 by default)", self.endpoint))
+            .code("MS-1301")
+            .help("--endpoint or MAINSTAY_ENDPOINT name the admin.listen of a node, not its API or peers")
     }
 
     async fn document<T: DeserializeOwned>(&self, response: Response) -> Result<T, Trouble> {
@@ -135,6 +152,10 @@ impl Remote {
         while let Some(source) = cause.source() {
             cause = source;
         }
+        // a peer port takes the connection and speaks another protocol
+        if error.is_request() && !error.is_connect() && !error.is_timeout() {
+            return self.not_admin().fact("why", cause.to_string());
+        }
         Trouble::unavailable(format!("{} does not answer", self.endpoint))
             .code("MS-1301")
             .fact("why", cause.to_string())
@@ -148,11 +169,7 @@ impl Remote {
 }
 
 /// The trouble that a node's refusal is.
-fn refusal(status: StatusCode, text: &str) -> Trouble {
-    let Ok(problem) = serde_json::from_str::<Document>(text) else {
-        let text = text.lines().next().unwrap_or_default();
-        return Trouble::failed(format!("{status}: {text}")).exit(exit_of(status.as_u16(), ""));
-    };
+fn refusal(problem: Document) -> Trouble {
     let detail =
         if problem.detail.is_empty() { problem.title.clone() } else { problem.detail.clone() };
     let mut trouble = Trouble::failed(detail)

@@ -71,6 +71,24 @@ async fn nobody_there_is_exit_code_5() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_not_an_admin_address_is_called_that() {
+    use tokio::io::AsyncWriteExt as _;
+    let served = serve().await;
+    let api = run(&served.api.to_string(), &["status"]).await;
+    let peers = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = peers.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = peers.accept().await {
+            stream.write_all(b"MAINSTAY\x01\x00\x00").await.unwrap();
+        }
+    });
+    for ran in [api, run(&address.to_string(), &["status"]).await] {
+        assert_eq!(ran.code, 5, "{}", ran.err);
+        assert!(ran.err.contains("is not an admin address (9070 by default)"), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
 async fn entities_are_called_listed_and_shown() {
     let served = serve().await;
     let ran = ask(&served, &["entities", "call", "counter/a/b c", "add", r#"{"by":2}"#]).await;
@@ -192,8 +210,21 @@ async fn settings_are_shown_and_checked() {
     assert_eq!(ran.out, include_str!("../../config.toml"));
     let ran = offline(&["config", "show", "--origin"]).await;
     assert!(ran.out.contains("limits.deadline_max"), "{}", ran.out);
+    let set = ["config", "show", "--set", "limits.requests=77", "--http", "127.0.0.1:1"];
+    let changed = offline(&set).await.out;
+    assert!(changed.contains("requests = 77\n"), "{changed}");
+    assert!(!changed.contains("each at its default"), "{changed}");
+    let ran = offline(&[&set[..], &["--origin"]].concat()).await;
+    assert!(ran.out.contains("flag --set limits.requests"), "{}", ran.out);
+    assert!(ran.out.contains("flag --http"), "{}", ran.out);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.toml");
+    std::fs::write(&file, "weight = 1\n").unwrap();
+    let flagged = ["config", "check", file.to_str().unwrap(), "--log", "inf=o="];
+    assert_eq!(offline(&flagged[..3]).await.code, 0);
+    let ran = offline(&flagged).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("flag --log: log.filter"), "{}", ran.err);
     std::fs::write(&file, "wieght = 1\n[http]\nconnections = 0\n").unwrap();
     let ran = offline(&["config", "check", file.to_str().unwrap()]).await;
     assert_eq!(ran.code, 2);
