@@ -8,13 +8,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mainstay::call::{Call, CallFuture};
+pub use mainstay::cluster::{EntityRow, Inspection};
 use mainstay::config::Config;
 use mainstay::entity::host::KindHost;
 use mainstay::events::EventRecord;
 use mainstay::protocol::control::ClusterState;
-use mainstay::protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
+use mainstay::protocol::id::{BootId, EntityId, KindId, NodeId};
 use tokio::sync::broadcast;
 
 /// A future that is its own type.
@@ -58,7 +58,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Stored and active entities of one kind on this node, in key order.
     fn scan(&self, scan: Scan) -> BoxFuture<Result<Vec<EntityRow>, AdminError>>;
 
-    /// One entity, as its primary knows it.
+    /// One entity, as this node knows it.
     fn inspect(&self, entity: EntityId) -> BoxFuture<Result<Inspection, AdminError>>;
 
     /// Changes who takes part.
@@ -201,36 +201,6 @@ pub struct Scan {
     pub after: Option<String>,
     /// At most so many.
     pub limit: u32,
-}
-
-/// One entity of a list.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct EntityRow {
-    /// Its key.
-    pub key: String,
-    /// Its shard.
-    pub shard: ShardId,
-    /// The entry that last changed it.
-    pub seq: Seq,
-    /// Bytes of its encoded state.
-    pub state_bytes: u64,
-    /// It is in memory.
-    pub active: bool,
-}
-
-/// One entity, looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inspection {
-    /// Its shard.
-    pub shard: ShardId,
-    /// Who serves the shard.
-    pub primary: Option<NodeId>,
-    /// The entry that last changed it; 0 when it was never written.
-    pub seq: Seq,
-    /// Its encoded state; `None` when it was never written or is not on this node.
-    pub state: Option<Bytes>,
-    /// It is in memory.
-    pub active: bool,
 }
 
 /// A change of who takes part.

@@ -210,24 +210,13 @@ impl Backend for Node {
             let limit = usize::try_from(scan.limit).unwrap_or(usize::MAX);
             let after = scan.after.as_deref();
             let rows = cluster.entities(scan.kind, &scan.prefix, after, limit).await;
-            let row = |row: cluster::EntityRow| EntityRow {
-                key: row.key,
-                shard: row.shard,
-                seq: row.seq,
-                state_bytes: row.state_bytes,
-                active: row.active,
-            };
-            Ok(rows.map_err(admin_error)?.into_iter().map(row).collect())
+            rows.map_err(admin_error)
         })
     }
 
     fn inspect(&self, entity: EntityId) -> BoxFuture<Result<Inspection, AdminError>> {
         let cluster = self.cluster.clone();
-        Box::pin(async move {
-            let seen = cluster.inspect(entity).await.map_err(admin_error)?;
-            let cluster::Inspection { shard, primary, seq, state, active } = seen;
-            Ok(Inspection { shard, primary, seq, state, active })
-        })
+        Box::pin(async move { cluster.inspect(entity).await.map_err(admin_error) })
     }
 
     fn change_member(&self, change: MemberChange) -> BoxFuture<Result<(), AdminError>> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use mainstay_protocol::control::{Command, MemberState, ProposeRefused};
 use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
 use mainstay_protocol::shard::handoff::is_claimed;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::start::LANE_PATIENCE;
@@ -53,7 +54,7 @@ pub struct NodeView {
 }
 
 /// One entity of a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntityRow {
     /// Its key.
     pub key: String,
