@@ -1,9 +1,10 @@
 //! Relations between settings: what each value allows for itself, another one may forbid.
 
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use mainstay::protocol::limits::PAYLOAD_BYTES_MAX;
+use tracing_subscriber::EnvFilter;
 
 use super::{Loaded, Problem};
 
@@ -17,6 +18,8 @@ pub fn relations(loaded: &Loaded, problems: &mut Vec<Problem>) {
     checking.limits();
     checking.times();
     checking.addresses();
+    checking.reachable();
+    checking.log();
 }
 
 struct Checking<'c> {
@@ -113,6 +116,29 @@ impl Checking<'_> {
         }
     }
 
+    /// Others are told where to reach this node: an address that means them when they use it is no
+    /// answer.
+    fn reachable(&mut self) {
+        let peers = &self.loaded.settings.runtime.peers;
+        let told = peers.advertise.as_ref().unwrap_or(&peers.listen);
+        let path = if peers.advertise.is_some() { "peers.advertise" } else { "peers.listen" };
+        self.require(!is_unspecified(told), path, || {
+            format!(
+                "others would be told {told}, which means themselves: set peers.advertise to an \
+                 address of this machine"
+            )
+        });
+    }
+
+    fn log(&mut self) {
+        let filter = &self.loaded.settings.log.filter;
+        let parsed = EnvFilter::try_new(filter);
+        self.require(parsed.is_ok(), "log.filter", || {
+            let why = parsed.err().map(|error| error.to_string()).unwrap_or_default();
+            format!("expected a filter such as info or debug,redb=warn, found {filter:?}: {why}")
+        });
+    }
+
     fn addresses(&mut self) {
         let loaded = self.loaded;
         let settings = &loaded.settings;
@@ -145,6 +171,11 @@ impl Checking<'_> {
             }
         }
     }
+}
+
+/// Whether `address` stands for all addresses of the machine, which tells others none of them.
+fn is_unspecified(address: &str) -> bool {
+    address.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_unspecified())
 }
 
 /// Whether `address` is `host:port`. The host is not looked up: it may not exist yet.
@@ -186,6 +217,10 @@ mod tests {
             &[("http.listen", "nonsense")],
             &[("http.listen", "127.0.0.1:7000")],
             &[("peers.advertise", "host")],
+            &[("peers.listen", "0.0.0.0:7000")],
+            &[("peers.listen", "[::]:7000")],
+            &[("peers.advertise", "0.0.0.0:7000")],
+            &[("log.filter", "inf=o=")],
         ] {
             assert_eq!(check(flags).len(), 1, "{flags:?}: {:?}", check(flags));
         }
@@ -193,6 +228,10 @@ mod tests {
             check(&[("http.listen", "127.0.0.1:0"), ("admin.listen", "127.0.0.1:0")]).len(),
             0
         );
+        let advertised = [("peers.listen", "0.0.0.0:7000"), ("peers.advertise", "n1:7000")];
+        assert_eq!(check(&advertised), [] as [&str; 0]);
+        let said = check(&advertised[..1]);
+        assert!(said[0].contains("set peers.advertise"), "{said:?}");
         let said = check(&[("detection.suspect_after", "299ms")]);
         assert!(said[0].starts_with("flag --detection.suspect_after: "), "{said:?}");
     }
