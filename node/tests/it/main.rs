@@ -6,5 +6,6 @@ mod calls;
 mod cli;
 mod connections;
 mod fake;
+mod kind;
 mod openapi;
 mod process;
