@@ -80,6 +80,9 @@ pub trait Permit: Send {
 
 /// Starts a node.
 pub trait Launch: Send + 'static {
+    /// The names of the kinds that it will host.
+    fn kinds(&self) -> Vec<&'static str>;
+
     /// Starts one with these settings, on the tokio runtime that runs this. It has recovered its
     /// data then, and begins to look for its cluster; [`Backend::ready`] tells when it serves. To be
     /// awaited to its end: a node that was started is shut down in order.

@@ -2,13 +2,16 @@
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 ok, 1 failed,
 //! 2 usage, 3 not found, 4 conflict, 5 unavailable or timed out, 7 unhealthy, 130 interrupted.
+//! With `--json`, what goes to standard error is one JSON object.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+};
 
 use crate::backend::Launch;
 use crate::settings::LogFormat;
@@ -26,17 +29,12 @@ mod status;
 use output::{Output, Trouble};
 use remote::Remote;
 
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 \
+    unavailable or timed out, 7 unhealthy, 130 interrupted.";
+
 /// Stateful entities, placed where their state lives.
 #[derive(Debug, Parser)]
-#[command(
-    name = "mainstay",
-    version,
-    infer_subcommands = true,
-    after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 unavailable or \
-                  timed out, 7 unhealthy, 130 interrupted.\n\n\
-                  First steps:\n  mainstay run --dev\n  curl localhost:8080/v1/counter/alice/add \
-                  --json '{\"by\":2}'\n  mainstay status"
-)]
+#[command(name = "mainstay", version, infer_subcommands = true)]
 struct Cli {
     /// Whether to use colour.
     #[arg(
@@ -171,13 +169,19 @@ pub fn main_from(
     launch: impl Launch,
 ) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let output = Output::new(ColorChoice::Auto);
+    let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
+    let output = Output::new(ColorChoice::Auto, json);
+    let mut command = command(&program(&args), &launch.kinds());
     if args.len() <= 1 {
-        let help = Cli::command().render_long_help();
+        let help = command.render_long_help();
         return output.finish(output.data(&help.to_string()));
     }
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command.try_get_matches_from_mut(args);
+    let cli = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
+        Err(error) if json && error.use_stderr() => {
+            return output.finish(Err(Trouble::usage(error.to_string().trim_end())));
+        }
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             // a closed standard error leaves the exit code
@@ -185,18 +189,57 @@ pub fn main_from(
             return ExitCode::from(code);
         }
     };
-    let output = Output::new(cli.color);
-    let result = dispatch(cli.verb, &output, launch);
+    let output = Output::new(cli.color, json);
+    let result = dispatch(cli.verb, command, &output, launch);
     output.finish(result)
 }
 
-fn dispatch(verb: Verb, output: &Output, launch: impl Launch) -> Result<(), Trouble> {
+/// What this program is called: any program that hosts entities is a node with all these words.
+fn program(args: &[OsString]) -> String {
+    let name = args.first().and_then(|path| Path::new(path).file_stem());
+    name.map_or_else(|| "mainstay".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The command line under the program's own name, with a first call only where it would work.
+fn command(program: &str, kinds: &[&str]) -> Command {
+    let call = if kinds.contains(&"counter") {
+        "curl localhost:8080/v1/counter/alice/add --json '{\"by\":2}'"
+    } else {
+        "mainstay entities kinds"
+    };
+    let help =
+        format!("{EXIT_CODES}\n\nFirst steps:\n  mainstay run --dev\n  {call}\n  mainstay status");
+    renamed(Cli::command().after_help(help), program).bin_name(program)
+}
+
+/// The examples of a command and of those below it, under the program's own name.
+fn renamed(command: Command, program: &str) -> Command {
+    let name = format!("{program} ");
+    let help = command.get_after_help().map(|help| help.to_string().replace("mainstay ", &name));
+    let command = match help {
+        Some(help) => command.after_help(help),
+        None => command,
+    };
+    command.mut_subcommands(|command| renamed(command, program))
+}
+
+fn dispatch(
+    verb: Verb,
+    mut command: Command,
+    output: &Output,
+    launch: impl Launch,
+) -> Result<(), Trouble> {
     match verb {
         Verb::Run(args) => config::run(&args, output, Box::new(launch)),
         Verb::Config(verb) => config::carry_out(verb, output),
         Verb::Explain(args) => offline::explain(&args, output),
-        Verb::Completions(args) => offline::completions(&args, &mut Cli::command(), output),
+        Verb::Completions(args) => offline::completions(&args, &mut command, output),
         Verb::Metrics(offline::MetricsVerb::Catalog { json }) => offline::catalog(json, output),
+        Verb::Metrics(offline::MetricsVerb::Dump(args)) if args.json => {
+            let text = "metrics dump prints the page of a scraper, which has no JSON form";
+            Err(Trouble::usage(text)
+                .help("what there is, as JSON: mainstay metrics catalog --json"))
+        }
         Verb::Metrics(offline::MetricsVerb::Dump(args)) => {
             with_node(&args, async |node| output.data(&node.get_text("/metrics").await?))
         }
@@ -259,7 +302,7 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound_and_fits_the_page() {
-        let mut command = Cli::command();
+        let mut command = command("mainstay", &["counter"]);
         command.clone().debug_assert();
         command.build();
         let mut commands = vec![command];

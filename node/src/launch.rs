@@ -23,6 +23,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOCALITY_ROWS: usize = 10;
 
 impl Launch for Registry {
+    fn kinds(&self) -> Vec<&'static str> {
+        Self::kinds(self).iter().map(|kind| kind.info().name).collect()
+    }
+
     fn launch(self: Box<Self>, config: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>> {
         Box::pin(async move {
             let told = Told {

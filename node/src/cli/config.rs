@@ -109,7 +109,11 @@ fn as_json(loaded: &Loaded) -> Value {
             json!({"setting": field.path, "value": value, "origin": origin})
         })
         .collect();
-    json!({"schema": "mainstay.config/v1", "settings": settings})
+    json!({
+        "schema": "mainstay.config/v1",
+        "settings": settings,
+        "warnings": loaded.warnings,
+    })
 }
 
 fn check(sources: &Sources, as_json: bool, output: &Output) -> Result<(), Trouble> {

@@ -112,6 +112,7 @@ pub(super) fn completions(
     output: &Output,
 ) -> Result<(), Trouble> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, command, "mainstay", &mut script);
+    let program = command.get_bin_name().unwrap_or("mainstay").to_owned();
+    clap_complete::generate(args.shell, command, program, &mut script);
     output.data(&String::from_utf8_lossy(&script))
 }

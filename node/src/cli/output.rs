@@ -18,6 +18,8 @@ pub(super) struct Output {
     color: bool,
     /// And to standard error.
     pub(super) color_err: bool,
+    /// A program reads: documents only, trouble included.
+    json: bool,
 }
 
 /// Why a command did not succeed.
@@ -32,7 +34,7 @@ pub(super) struct Trouble {
 }
 
 impl Output {
-    pub(super) fn new(choice: ColorChoice) -> Self {
+    pub(super) fn new(choice: ColorChoice, json: bool) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let color = |terminal: bool| match choice {
@@ -45,6 +47,7 @@ impl Output {
         Self {
             color: color(io::stdout().is_terminal()),
             color_err: color(io::stderr().is_terminal()),
+            json,
         }
     }
 
@@ -66,11 +69,11 @@ impl Output {
         self.data(&serde_json::to_string_pretty(value).expect("a document encodes"))
     }
 
-    /// Writes a note for people.
-    #[expect(clippy::unused_self, reason = "all words of a command go through its output")]
+    /// Writes a note, unless a program reads.
     pub(super) fn note(&self, text: &str) {
-        // nobody reads notes when standard error is closed
-        drop(writeln!(io::stderr(), "{text}"));
+        if !self.json {
+            tell(text);
+        }
     }
 
     /// A word that is good news, in green where there is colour.
@@ -93,12 +96,19 @@ impl Output {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
                 if !trouble.text.is_empty() {
-                    self.note(trouble.render(self.color_err).trim_end());
+                    let json = self.json.then(|| trouble.document().to_string());
+                    let text = json.unwrap_or_else(|| trouble.render(self.color_err));
+                    tell(text.trim_end());
                 }
                 ExitCode::from(trouble.exit)
             }
         }
     }
+}
+
+fn tell(text: &str) {
+    // nobody reads it when standard error is closed
+    drop(writeln!(io::stderr(), "{text}"));
 }
 
 /// A table with this head.
@@ -183,6 +193,23 @@ impl Trouble {
     pub(super) fn fact(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.facts.push((name.into(), value.into()));
         self
+    }
+
+    /// The same for programs, as one line.
+    fn document(&self) -> serde_json::Value {
+        let facts: Vec<_> = self
+            .facts
+            .iter()
+            .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
+            .collect();
+        serde_json::json!({
+            "schema": "mainstay.error/v1",
+            "code": self.code,
+            "text": self.text,
+            "facts": facts,
+            "help": self.help,
+            "exit": self.exit,
+        })
     }
 
     /// The text for people:

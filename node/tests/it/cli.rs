@@ -89,6 +89,29 @@ async fn an_address_that_is_not_an_admin_address_is_called_that() {
 }
 
 #[tokio::test]
+async fn with_json_a_failure_is_one_object_on_standard_error() {
+    let served = serve().await;
+    for (args, code, exit) in [
+        (&["status", "--json", "--endpoint", "127.0.0.1:1"][..], Some("MS-1301"), 5),
+        (&["entities", "get", "counter/nobody", "--json"], None, 3),
+        (&["remove", "n1", "--yes", "--json"], Some("MS-2302"), 4),
+        (&["drain", "n2", "--wait", "--timeout", "300ms", "--json"], None, 5),
+        (&["explain", "MS-9999", "--json"], None, 3),
+        (&["metrics", "dump", "--json"], None, 2),
+        (&["status", "--json", "--colour"], None, 2),
+    ] {
+        let ran = ask(&served, args).await;
+        let error: Value = serde_json::from_str(&ran.err).unwrap_or_else(|error| {
+            panic!("{args:?}: {error}: {}", ran.err);
+        });
+        assert_eq!(error["schema"], "mainstay.error/v1");
+        assert_eq!((error["code"].as_str(), &error["exit"]), (code, &exit.into()), "{args:?}");
+        assert_eq!(ran.code, exit, "{args:?}");
+        assert!(!error["text"].as_str().unwrap().is_empty() && error["facts"].is_array());
+    }
+}
+
+#[tokio::test]
 async fn entities_are_called_listed_and_shown() {
     let served = serve().await;
     let ran = ask(&served, &["entities", "call", "counter/a/b c", "add", r#"{"by":2}"#]).await;

@@ -87,6 +87,10 @@ pub(crate) struct Launcher {
 }
 
 impl Launch for Launcher {
+    fn kinds(&self) -> Vec<&'static str> {
+        vec!["account"]
+    }
+
     fn launch(self: Box<Self>, _: Config) -> BoxFuture<Result<Arc<dyn Backend>, LaunchError>> {
         Box::pin(ready(match self.refusal {
             Some(refusal) => Err(refusal),

@@ -11,6 +11,7 @@ use crate::fake::Launcher;
 
 const ARGS: &str = "NODE_TEST_ARGS";
 const REFUSE: &str = "NODE_TEST_REFUSE";
+const NAME: &str = "NODE_TEST_NAME";
 const FAIL: &str = "NODE_TEST_FAIL";
 
 #[test]
@@ -27,7 +28,8 @@ fn child() {
         let text = "consensus stopped: the log is gone".to_owned();
         Err(LaunchError { code: "MS-1107", text, facts: Vec::new(), help: Vec::new() })
     });
-    let args = std::iter::once("mainstay").chain(args.split(' '));
+    let name = std::env::var(NAME).unwrap_or_else(|_| "mainstay".to_owned());
+    let args = std::iter::once(name.as_str()).chain(args.split(' '));
     let code = mainstay_node::cli::main_from(args, Launcher { refusal, ends });
     std::process::exit(i32::from(code != std::process::ExitCode::SUCCESS));
 }
@@ -128,6 +130,21 @@ fn a_port_that_is_open_to_the_world_is_warned_of() {
     assert!(!before.contains("not authenticated"), "{before}");
     closed.signal("TERM");
     assert_eq!(closed.exit_code(), Some(0));
+}
+
+#[test]
+fn a_program_speaks_of_itself_and_of_its_own_kinds() {
+    let said = |args: &str| {
+        let mut command = command(args);
+        let output = command.env(NAME, "/opt/bank").stdout(Stdio::piped()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let help = said("--help");
+    assert!(help.contains("Usage: bank") && help.contains("  bank run --dev"), "{help}");
+    assert!(!help.contains("counter") && !help.contains("mainstay run"), "{help}");
+    let script = said("completions bash");
+    assert!(script.contains("_bank()") && script.contains("-F _bank"), "{script}");
+    assert!(said("drain --help").contains("bank drain n3 --wait"));
 }
 
 #[test]
