@@ -25,7 +25,7 @@ use crate::lane::{Adopt, Input, LaneInbox, lane_of};
 use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
-use crate::storage::{self, JournalNews, OpenError, Opened, RecoveredShard, Storage};
+use crate::storage::{self, JournalNews, OpenError, Opened, RecoveredShard, Storage, StorageError};
 use crate::transport::control::ControlChannel;
 use crate::transport::handshake::Identity;
 use crate::transport::intake::Intake;
@@ -53,6 +53,10 @@ pub enum StartError {
     /// The node is not let into a cluster, or finds none.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The journal cannot be written. What was acknowledged is in it. Restart the node when its
+    /// disk is well.
+    #[error("the journal stopped: {0}")]
+    Journal(StorageError),
     /// Consensus cannot go on. Restart the node.
     #[error("consensus stopped: {0}")]
     Consensus(String),
@@ -74,6 +78,7 @@ impl StartError {
             Self::Bind(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Join(error) => error.code(),
+            Self::Journal(_) => "MS-1110",
             Self::Consensus(_) => "MS-1107",
             Self::Thread(_) => "MS-1108",
             Self::Stopped => "MS-2105",
@@ -111,7 +116,8 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let opened = storage::open(&config.storage, &config.data_dir, config.node.as_ref())?;
     let node = Node::new(config, registry, &opened, listener.addr().to_string());
     let lanes = node.lane_inboxes();
-    let (storage, mut recovered) = opened.start(notify(lanes.clone()))?;
+    let (phase, _) = watch::channel(Phase::Joining);
+    let (storage, mut recovered) = opened.start(notify(lanes.clone(), phase.clone()))?;
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;
@@ -144,7 +150,6 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let doors =
         Doors { ingress: ingress.runtime(), system: &system, lanes: &running, control: &control };
     node.listen(listener, &doors, &moving);
-    let (phase, _) = watch::channel(Phase::Joining);
     node.watch_map(&system, &control, &running);
     node.join(&system, &control, &phase);
     let door = Door::new(&node.config.limits);
@@ -429,8 +434,13 @@ impl Node {
     }
 }
 
-fn notify(lanes: Vec<LaneInbox>) -> storage::Notify {
+/// Brings the journal's answers to the lanes. A journal that stopped ends the node: it could serve
+/// nothing any more, and its shards would wait for ever.
+fn notify(lanes: Vec<LaneInbox>, phase: watch::Sender<Phase>) -> storage::Notify {
     Arc::new(move |news| {
+        if let JournalNews::Failed { error, .. } = &news {
+            enter(&phase, Phase::Failed(Arc::new(StartError::Journal(error.clone()))));
+        }
         let lane = match &news {
             JournalNews::Committed { lane, .. } | JournalNews::Failed { lane, .. } => *lane,
         };
@@ -476,6 +486,7 @@ mod tests {
             (StartError::Consensus(reason.clone()), "MS-1107"),
             (ControlStartError::from(Fatal { reason: reason.clone() }).into(), "MS-1107"),
             (StartError::Thread(reason.clone()), "MS-1108"),
+            (StartError::Journal(StorageError::Closed), "MS-1110"),
             (JoinError::Disk { reason }.into(), "MS-1109"),
         ] {
             assert_eq!(error.code(), code, "{error}");

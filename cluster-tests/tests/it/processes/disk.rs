@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mainstay_cluster_tests::processes::Question;
+use mainstay_cluster_tests::processes::{Question, ask};
 use serde_json::json;
 
 use super::{SOON, append, get, plan, prepare, set, start};
@@ -96,6 +96,44 @@ async fn a_full_disk_refuses_commands_serves_queries_and_goes_on_when_there_is_s
     assert_eq!(cluster.value(0, &get("before")).await, 1);
     assert_eq!(cluster.value(0, &get("after")).await, 3);
     cluster.value(0, &set("again", 4)).await;
+    cluster.nodes[0].kill();
+}
+
+/// Without a reserve the disk fills up under the journal itself.
+#[tokio::test]
+async fn a_node_whose_journal_cannot_be_written_says_so_and_ends_and_keeps_what_it_acknowledged() {
+    let plan = plan(1).set("storage.reserve_bytes", "0B");
+    let mut cluster = prepare(&plan).await;
+    let at = cluster.nodes[0].spec_mut().data.clone();
+    let Some(disk) = SmallDisk::mount(&at, "64m") else {
+        skipped("mounting a tmpfs needs root");
+        return;
+    };
+    cluster.nodes[0].start().unwrap();
+    cluster.ready().await.unwrap();
+    cluster.value(0, &set("before", 1)).await;
+    disk.fill(0);
+    let mut acknowledged = 0;
+    for item in 0.. {
+        let client = cluster.client().clone();
+        let at = cluster.nodes[0].addresses().http;
+        let question = append("filling", item).deadline(Duration::from_secs(1));
+        match ask(&client, at, &question).await {
+            Ok(answer) if answer.status == 200 => acknowledged = item + 1,
+            Ok(_) | Err(_) => break,
+        }
+    }
+    let status = cluster.nodes[0].exit(SOON).await.unwrap();
+    let log = cluster.nodes[0].log();
+    assert!(!status.success() && log.contains("MS-1110"), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+
+    disk.free();
+    cluster.restart(0).await.unwrap();
+    assert_eq!(cluster.value(0, &get("before")).await, 1);
+    let found = cluster.items("filling").await;
+    let whole: Vec<u64> = (0..acknowledged).collect();
+    assert_eq!(found[..whole.len()], whole, "{found:?}");
     cluster.nodes[0].kill();
 }
 
