@@ -15,7 +15,7 @@ mod join;
 mod join_error;
 mod leave;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub struct Progress {
     pub lane_age_ms: u32,
     /// Milliseconds that the journal's commit under way has taken.
     pub storage_age_ms: u32,
+    /// The disk is short of space.
+    pub disk_full: bool,
     /// Bytes of state in memory.
     pub state_bytes: u64,
 }
@@ -100,7 +102,8 @@ impl MembershipHandle {
     /// Answers a heartbeat, and takes it as a proof of life.
     pub fn handle_heartbeat(&self, heartbeat: &Heartbeat, map_version: u64) -> ControlAnswer {
         note_progress(heartbeat);
-        self.tell(Heard { node: heartbeat.node.clone(), boot: heartbeat.boot });
+        let Heartbeat { node, boot, disk_full, .. } = heartbeat;
+        self.tell(Heard { node: node.clone(), boot: *boot, disk_full: *disk_full });
         ControlAnswer::Alive { boot: self.known.me().boot, map_version }
     }
 
@@ -201,6 +204,9 @@ pub struct MembershipActor {
     heartbeat: Duration,
     detector: Detector,
     live: watch::Sender<Arc<LiveView>>,
+    /// Who said in its last heartbeat that its disk is full; and this node itself.
+    full: BTreeSet<NodeId>,
+    disk_full: bool,
     /// The last heartbeat went out then.
     sent_at: Instant,
     /// Who has not answered its last heartbeat yet, and since when.
@@ -227,6 +233,8 @@ pub fn start(parts: Parts) -> MembershipHandle {
         heartbeat: detection.heartbeat,
         detector: Detector::new(Config::new(detection.heartbeat, detection.suspect_after), now),
         live: sender,
+        full: BTreeSet::new(),
+        disk_full: false,
         sent_at: Instant::ZERO,
         asked: BTreeMap::new(),
     };
@@ -247,6 +255,7 @@ impl Actor for MembershipActor {
 struct Heard {
     node: NodeId,
     boot: BootId,
+    disk_full: bool,
 }
 
 #[derive(Debug, Message)]
@@ -269,6 +278,11 @@ impl Handler<Heard> for MembershipActor {
     fn handle(&mut self, heard: Heard, _: &mut Context<Self>) {
         // another start than the registered one proves nothing about that one; it registers first
         if self.registered(&heard.node) == Some(heard.boot) {
+            if heard.disk_full {
+                self.full.insert(heard.node.clone());
+            } else {
+                self.full.remove(&heard.node);
+            }
             self.detector.handle_heartbeat(&heard.node, heard.boot, clock::now());
         }
     }
@@ -333,6 +347,7 @@ impl MembershipActor {
             self.detector.verdicts().map(|(node, ..)| node.clone()).collect();
         for node in watched.iter().filter(|node| !state.members.contains_key(*node)) {
             self.detector.forget(node);
+            self.full.remove(node);
             self.asked.remove(node);
         }
     }
@@ -341,11 +356,15 @@ impl MembershipActor {
         while let Some(changed) = self.detector.poll_effect() {
             tracing::debug!(node = %changed.node, verdict = ?changed.verdict, "verdict changed");
         }
-        let view: LiveView = self
+        let mut view: LiveView = self
             .detector
             .verdicts()
-            .map(|(node, boot, verdict)| (node.clone(), (boot, verdict)))
+            .map(|(node, boot, verdict)| (node.clone(), (boot, self.trusted(node, verdict))))
             .collect();
+        let me = self.known.me();
+        if self.disk_full {
+            view.insert(me.node, (me.boot, Verdict::Suspect));
+        }
         self.live.send_if_modified(|live| {
             let changed = **live != view;
             if changed {
@@ -355,15 +374,25 @@ impl MembershipActor {
         });
     }
 
+    /// A member whose disk is full is alive, and no shard may be moved to it or begun on it.
+    fn trusted(&self, node: &NodeId, verdict: Verdict) -> Verdict {
+        match verdict {
+            Verdict::Alive if self.full.contains(node) => Verdict::Suspect,
+            Verdict::Alive | Verdict::Suspect | Verdict::Dead => verdict,
+        }
+    }
+
     fn send_heartbeats(&mut self, state: &ClusterState, address: &Addr<Self>, now: Instant) {
         let me = self.known.me();
         let progress = (self.progress)();
+        self.disk_full = progress.disk_full;
         let heartbeat = Heartbeat {
             node: me.node.clone(),
             boot: me.boot,
             map_version: state.version,
             lane_age_ms: progress.lane_age_ms,
             storage_age_ms: progress.storage_age_ms,
+            disk_full: progress.disk_full,
             state_bytes: progress.state_bytes,
         };
         // silence of this long is one heartbeat missed, not the end of a peer

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Passes when the median over the pairs of p99(loud) / p99(quiet) is at most 1.25, and when the
-//! node's memory, once warm, stays within 5 % of its median.
+//! node's memory, once warm, stays within 5 % of its median: that of the quiet windows, and that of
+//! the loud ones, whose callers cost memory themselves.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,6 +74,8 @@ struct Stage {
     loud: AtomicBool,
     spans: Mutex<Histogram<u64>>,
     failures: AtomicU64,
+    /// How the last of them ended.
+    failed: Mutex<String>,
 }
 
 async fn soak(seconds: u64) -> Result<bool> {
@@ -87,6 +90,7 @@ async fn soak(seconds: u64) -> Result<bool> {
         loud: AtomicBool::new(false),
         spans: Mutex::new(Histogram::new_with_bounds(1, 60_000_000, 3)?),
         failures: AtomicU64::new(0),
+        failed: Mutex::default(),
     });
     let mut clients = JoinSet::new();
     for number in 0..NEIGHBOURS {
@@ -103,53 +107,68 @@ async fn soak(seconds: u64) -> Result<bool> {
     let window = Duration::from_secs(seconds) / (2 * PAIRS);
     let began = Instant::now();
     let mut ratios = Vec::new();
-    let mut memory = Vec::new();
+    let (mut memory_quiet, mut memory_loud) = (Vec::new(), Vec::new());
     for pair in 1..=PAIRS {
         // The order within a pair alternates, so that a drift of the machine favours neither.
         let loud_first = pair % 2 == 0;
-        let first = measure(&stage, loud_first, window).await;
-        let second = measure(&stage, !loud_first, window).await;
+        let first = measure(&stage, &cluster, loud_first, window).await?;
+        let second = measure(&stage, &cluster, !loud_first, window).await?;
         let (quiet, loud) = if loud_first { (second, first) } else { (first, second) };
-        let ratio = loud.as_secs_f64() / quiet.as_secs_f64();
-        let resident = cluster.nodes[0].resident_bytes().context("the node ended")?;
+        let ratio = loud.p99.as_secs_f64() / quiet.p99.as_secs_f64();
         say(&format!(
-            "{pair:>2} of {PAIRS}   p99 quiet {quiet:>9.2?}  loud {loud:>9.2?}  ratio {ratio:.2}   \
-             memory {:.1} MiB",
-            mebibytes(resident)
+            "{pair:>2} of {PAIRS}   p99 quiet {:>9.2?}  loud {:>9.2?}  ratio {ratio:.2}   \
+             memory quiet {:.1}  loud {:.1} MiB",
+            quiet.p99, loud.p99, quiet.memory, loud.memory
         ));
         ratios.push(ratio);
         if began.elapsed().as_secs_f64() >= WARM_UP * f64::from(u32::try_from(seconds)?) {
-            memory.push(mebibytes(resident));
+            memory_quiet.push(quiet.memory);
+            memory_loud.push(loud.memory);
         }
     }
     clients.shutdown().await;
-    verdict(&mut ratios, &mut memory, stage.failures.load(Ordering::Relaxed))
+    let drift = drift(&mut memory_quiet)?.max(drift(&mut memory_loud)?);
+    Ok(verdict(median(&mut ratios)?, drift, &stage))
 }
 
-fn verdict(ratios: &mut [f64], memory: &mut [f64], failures: u64) -> Result<bool> {
-    let ratio = median(ratios)?;
-    let middle = median(memory)?;
-    let drift = memory.iter().map(|at| (at / middle - 1.0).abs()).fold(0.0, f64::max);
+fn verdict(ratio: f64, drift: f64, stage: &Stage) -> bool {
+    let failures = stage.failures.load(Ordering::Relaxed);
     let good = ratio <= RATIO_MAX && drift <= MEMORY_DRIFT_MAX && failures == 0;
     say(&format!(
-        "{}: median p99 ratio {ratio:.2} (at most {RATIO_MAX}), memory {middle:.1} MiB within \
-         {:.1} % (at most {} %), neighbours' failures {failures}",
+        "{}: median p99 ratio {ratio:.2} (at most {RATIO_MAX}), memory within {:.1} % of its \
+         median (at most {} %), neighbours' failures {failures} {}",
         if good { "passed" } else { "FAILED" },
         drift * 100.0,
         MEMORY_DRIFT_MAX * 100.0,
+        stage.failed.lock().unwrap_or_else(PoisonError::into_inner),
     ));
-    Ok(good)
+    good
 }
 
-/// The neighbours' p99 over one window.
-async fn measure(stage: &Stage, loud: bool, window: Duration) -> Duration {
+/// How far the values stray from their median, as a part of it.
+fn drift(values: &mut [f64]) -> Result<f64> {
+    let middle = median(values)?;
+    Ok(values.iter().map(|at| (at / middle - 1.0).abs()).fold(0.0, f64::max))
+}
+
+/// What one window showed.
+struct Window {
+    p99: Duration,
+    /// The node's resident memory at its end, in MiB.
+    memory: f64,
+}
+
+/// The neighbours' p99 over one window, and the memory at its end.
+async fn measure(stage: &Stage, cluster: &Cluster, loud: bool, window: Duration) -> Result<Window> {
     stage.loud.store(loud, Ordering::Relaxed);
     // The change itself is not measured.
     tokio::time::sleep(window / 5).await;
     stage.spans.lock().unwrap_or_else(PoisonError::into_inner).reset();
     tokio::time::sleep(window * 4 / 5).await;
     let spans = stage.spans.lock().unwrap_or_else(PoisonError::into_inner);
-    Duration::from_micros(spans.value_at_quantile(0.99).max(1))
+    let p99 = Duration::from_micros(spans.value_at_quantile(0.99).max(1));
+    let resident = cluster.nodes[0].resident_bytes().context("the node ended")?;
+    Ok(Window { p99, memory: mebibytes(resident) })
 }
 
 /// Writes registers at its own pace and never does anybody harm.
@@ -164,8 +183,10 @@ async fn neighbour(stage: Arc<Stage>, number: u32) {
                 let mut spans = stage.spans.lock().unwrap_or_else(PoisonError::into_inner);
                 spans.saturating_record(micros);
             }
-            Ok(_) | Err(_) => {
+            other => {
                 stage.failures.fetch_add(1, Ordering::Relaxed);
+                let text = other.map_or_else(|error| format!("{error:#}"), |answer| answer.text());
+                *stage.failed.lock().unwrap_or_else(PoisonError::into_inner) = text;
             }
         }
         tokio::time::sleep(NEIGHBOUR_PAUSE).await;

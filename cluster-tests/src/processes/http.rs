@@ -123,7 +123,10 @@ impl Answer {
 
 /// A client that keeps its connections.
 pub(super) fn client() -> Result<reqwest::Client> {
-    Ok(reqwest::Client::builder().connect_timeout(Duration::from_secs(1)).no_proxy().build()?)
+    // Below the node's `http.header_timeout`, which closes idle connections: a request that meets
+    // such a close on its way has no answer.
+    let builder = reqwest::Client::builder().pool_idle_timeout(Duration::from_secs(20));
+    Ok(builder.connect_timeout(Duration::from_secs(1)).no_proxy().build()?)
 }
 
 /// Asks the node whose HTTP address this is.

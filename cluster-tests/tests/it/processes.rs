@@ -106,6 +106,15 @@ impl Running {
         nodes["nodes"].as_array().unwrap().clone()
     }
 
+    /// Asks one node to drain another.
+    async fn drain(&self, node: usize, through: usize) {
+        let name = self.nodes[node].name();
+        let admin = self.nodes[through].addresses().admin;
+        let url = format!("http://{admin}/admin/v1/nodes/{name}/drain");
+        let answer = self.client().post(url).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+
     /// Waits until every shard is served by one of these nodes.
     async fn balanced(&self, nodes: &[usize], shards: u64) {
         let began = std::time::Instant::now();

@@ -50,11 +50,6 @@ pub(crate) fn file(path: &str) -> Option<String> {
     fs::read_to_string(root().join(path)).ok()
 }
 
-/// The text before the unit tests of a file.
-pub(crate) fn before_tests(text: &str) -> &str {
-    text.split_once("\n#[cfg(test)]\nmod ").map_or(text, |(before, _)| before)
-}
-
 /// All string literals of a file outside its unit tests; comments are no literals, doc comments
 /// are.
 pub(crate) fn literals(text: &str) -> Vec<String> {

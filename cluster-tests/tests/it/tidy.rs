@@ -6,9 +6,7 @@ use std::fs;
 
 use mainstay::metrics::{CATALOGUE, Metric, Type};
 
-use crate::source::{
-    Source, before_tests, file, files, identifiers, inner_paths, literals, module_of, root,
-};
+use crate::source::{Source, file, files, identifiers, inner_paths, literals, module_of, root};
 
 /// The rooms of `runtime/src`, lowest first, with their layers. A room may use itself and every
 /// room that stands before it. The longest name that fits decides.
@@ -148,12 +146,11 @@ fn every_file_says_what_it_is() {
 
 #[test]
 fn no_file_is_a_monster() {
-    // A file of nothing but tests has no line before them.
-    for source in rust_files().into_iter().filter(|file| !file.path.ends_with("/tests.rs")) {
-        let lines = before_tests(&source.text).lines().count();
+    for source in rust_files() {
+        let lines = source.text.lines().count();
         assert!(
             lines <= FILE_LINES_MAX,
-            "{}: {lines} lines before its tests, more than {FILE_LINES_MAX}: one room or two?",
+            "{}: {lines} lines, more than {FILE_LINES_MAX}: one room or two?",
             source.path
         );
     }

@@ -89,6 +89,8 @@ pub struct Heartbeat {
     pub lane_age_ms: u32,
     /// Milliseconds that the commit under way of its journal has taken.
     pub storage_age_ms: u32,
+    /// Its disk is short of space: it takes no commands, and nothing may be moved to it.
+    pub disk_full: bool,
     /// Bytes of state in its memory.
     pub state_bytes: u64,
 }

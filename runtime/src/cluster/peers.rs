@@ -163,6 +163,7 @@ impl Progress {
         membership::Progress {
             lane_age_ms: self.lane_age_ms.load(Ordering::Relaxed),
             storage_age_ms: millis(stalled.unwrap_or_default()),
+            disk_full: self.journal.get().is_some_and(|journal| !journal.writable()),
             state_bytes: self.state_bytes.load(Ordering::Relaxed),
         }
     }

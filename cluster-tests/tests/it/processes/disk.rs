@@ -99,6 +99,40 @@ async fn a_full_disk_refuses_commands_serves_queries_and_goes_on_when_there_is_s
     cluster.nodes[0].kill();
 }
 
+/// A move to a full disk could not end, and its shard would be served by nobody meanwhile.
+#[tokio::test]
+async fn a_full_disk_takes_no_shards_in_and_those_that_want_to_go_there_stay_served() {
+    let plan = plan(3).set("storage.reserve_bytes", "32MiB");
+    let mut cluster = prepare(&plan).await;
+    let at = cluster.nodes[2].spec_mut().data.clone();
+    let Some(disk) = SmallDisk::mount(&at, "128m") else {
+        skipped("mounting a tmpfs needs root");
+        return;
+    };
+    for node in &mut cluster.nodes {
+        node.start().unwrap();
+    }
+    cluster.ready().await.unwrap();
+    cluster.balanced(&[0, 1, 2], 32).await;
+    for key in 0..30 {
+        cluster.value(0, &set(&format!("r-{key}"), key)).await;
+    }
+    let held = cluster.shards(2).await;
+    disk.fill(16 << 20);
+    // Some heartbeats later everybody knows.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    cluster.drain(1, 0).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(cluster.shards(2).await, held, "shards moved to a full disk");
+    for key in 0..30 {
+        let question = get(&format!("r-{key}")).deadline(Duration::from_secs(2));
+        assert_eq!(cluster.answer(0, &question).await.value().unwrap(), key);
+    }
+    disk.free();
+    cluster.balanced(&[0, 2], 32).await;
+    cluster.nodes[2].kill();
+}
+
 /// Without a reserve the disk fills up under the journal itself.
 #[tokio::test]
 async fn a_node_whose_journal_cannot_be_written_says_so_and_ends_and_keeps_what_it_acknowledged() {

@@ -9,14 +9,6 @@ use serde_json::json;
 
 use super::{Running, SOON, append, get, plan, set, start};
 
-async fn drain(cluster: &Running, node: usize, through: usize) {
-    let name = cluster.nodes[node].name();
-    let admin = cluster.nodes[through].addresses().admin;
-    let url = format!("http://{admin}/admin/v1/nodes/{name}/drain");
-    let answer = cluster.client().post(url).send().await.unwrap();
-    assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
-}
-
 /// Waits until a node that was drained has left and ended by itself.
 async fn gone(cluster: &mut Running, node: usize, through: usize) {
     let status = cluster.nodes[node].exit(SOON).await.unwrap();
@@ -34,7 +26,7 @@ async fn a_drained_node_leaves_its_state_with_the_others() {
     for key in 0..40 {
         cluster.value(0, &set(&format!("r-{key}"), key)).await;
     }
-    drain(&cluster, 2, 0).await;
+    cluster.drain(2, 0).await;
     gone(&mut cluster, 2, 0).await;
     cluster.balanced(&[0, 1], 32).await;
     for key in 0..40 {
@@ -59,7 +51,7 @@ async fn a_node_that_left_joins_again_when_it_is_started_again() {
     // whoever answers, the first to lead included: consensus goes on without it
     for leaver in 0..2 {
         let through = (leaver + 1) % 3;
-        drain(&cluster, leaver, leaver).await;
+        cluster.drain(leaver, leaver).await;
         gone(&mut cluster, leaver, through).await;
         cluster.restart(leaver).await.unwrap();
         assert_eq!(cluster.members(through).await.len(), 3);
@@ -85,7 +77,7 @@ async fn what_a_tool_asks_of_a_member_that_left_or_is_down_is_refused_with_the_r
     assert!(refused["detail"].as_str().unwrap().contains("start it again"), "{refused}");
     cluster.restart(1).await.unwrap();
 
-    drain(&cluster, 1, 0).await;
+    cluster.drain(1, 0).await;
     gone(&mut cluster, 1, 0).await;
     for (method, path) in [(reqwest::Method::POST, "n2/undrain"), (reqwest::Method::DELETE, "n2")] {
         let refused = change(method, path).await;
@@ -114,7 +106,7 @@ async fn a_drain_under_load_loses_nothing_and_repeats_nothing() {
         });
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    drain(&cluster, 2, 0).await;
+    cluster.drain(2, 0).await;
     left(&cluster, 2, 0).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Relaxed);

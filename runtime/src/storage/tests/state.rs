@@ -1,0 +1,273 @@
+//! The tables: checkpoints, imports, drops, pages.
+
+use super::*;
+
+#[test]
+fn a_checkpointed_entity_is_loaded_and_no_other() {
+    let rig = Rig::new();
+    let running = rig.open();
+    running.checkpoint(vec![row(1, "b", 2, "two"), row(1, "a", 1, "one")], &[(1, 2)]).unwrap();
+    let expected = StoredState { bytes: Bytes::from_static(b"two"), seq: Seq(2) };
+    assert_eq!(running.load(1, "b").unwrap(), Some(expected));
+    assert_eq!(running.load(1, "c").unwrap(), None);
+    assert_eq!(running.load(2, "b").unwrap(), None);
+    drop(running);
+    let running = rig.open();
+    assert_eq!(running.load(1, "a").unwrap().unwrap().seq, Seq(1));
+    let shard = &running.recovered.shards[&ShardId(1)];
+    assert_eq!((shard.applied, shard.last, shard.dirty.len()), (Seq(2), Seq(2), 0));
+}
+
+#[test]
+fn a_checkpoint_of_many_transactions_is_whole() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let big = "x".repeat(20_000);
+    let rows = (0..500).map(|n| row(1, &format!("k{n:03}"), n + 1, &big)).collect();
+    let syncs = rig.disk.counts().syncs;
+    running.checkpoint(rows, &[(1, 500)]).unwrap();
+    assert!(rig.disk.counts().syncs >= syncs + 3, "10 MB are more than two transactions");
+    for n in [0, 250, 499] {
+        assert!(running.load(1, &format!("k{n:03}")).unwrap().is_some());
+    }
+}
+
+#[test]
+fn rows_may_run_ahead_of_their_mark() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let entries = [put(1, "a", "a1"), put(2, "b", "b2"), put(3, "a", "a3")];
+    running.commit(1, vec![segment(1, 1, &entries)]);
+    running.commit(2, vec![segment(1, 1, &[put(4, "a", "a4")])]);
+    running.checkpoint(vec![row(1, "a", 3, "a3")], &[(1, 1)]).unwrap();
+    drop(running);
+    let shard = rig.recover().unwrap().shards.remove(&ShardId(1)).unwrap();
+    let dirty: Vec<_> =
+        shard.dirty.iter().map(|row| (row.entity.key.as_str(), row.seq.0, row.commit.0)).collect();
+    assert_eq!(dirty, [("a", 4, 2), ("b", 2, 1)], "the row holds entry 3 already");
+    assert_eq!((shard.applied, shard.last), (Seq(1), Seq(4)));
+}
+
+#[test]
+fn dedup_records_are_kept_until_they_are_forgotten() {
+    let rig = Rig::new();
+    let running = rig.open();
+    running.commit(1, vec![segment(1, 1, &[keyed(1, "a", "k1"), keyed(2, "a", "k2")])]);
+    let found = dedup_rows(&["k1", "k2"]);
+    let batch = CheckpointBatch { dedup: found, shards: vec![mark(1, 2)], ..Default::default() };
+    wait(|done| running.storage.state().checkpoint(batch, done)).unwrap();
+    let forget = vec![(ShardId(1), entity("a"), IdempotencyKey::new("k1").unwrap())];
+    let batch = CheckpointBatch { forget, ..Default::default() };
+    wait(|done| running.storage.state().checkpoint(batch, done)).unwrap();
+    drop(running);
+    let shard = rig.recover().unwrap().shards.remove(&ShardId(1)).unwrap();
+    let keys: Vec<_> = shard.dedup.iter().map(|(_, _, record)| record.key.as_str()).collect();
+    assert_eq!(keys, ["k2"]);
+}
+
+fn dedup_rows(keys: &[&str]) -> Vec<DedupRow> {
+    let rows = keys.iter().zip(1..).map(|(key, seq)| {
+        let Op::Turn { entity, dedup: Some(record), .. } = keyed(seq, "a", key).op else {
+            panic!()
+        };
+        DedupRow { shard: ShardId(1), entity, log_time: LogTime(seq), record }
+    });
+    rows.collect()
+}
+
+#[test]
+fn an_import_is_seen_as_a_whole_or_not_at_all() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let state = running.storage.state();
+    running.commit(1, one(1, 1, "old", "1"));
+    running.checkpoint(vec![row(1, "old", 1, "1")], &[(1, 1)]).unwrap();
+    running.commit(2, one(1, 2, "old", "2"));
+
+    let import = |begin, key: &str| ImportBatch {
+        shard: ShardId(1),
+        generation: Generation(5),
+        begin,
+        rows: vec![row(1, key, 40, "new")],
+        dedup: dedup_rows(&["k1"]),
+    };
+    wait(|done| state.import(import(true, "stale"), done)).unwrap();
+    wait(|done| state.import(import(true, "x"), done)).unwrap();
+    wait(|done| state.import(import(false, "y"), done)).unwrap();
+    assert!(running.load(1, "x").unwrap().is_none(), "it is not live yet");
+    assert!(running.load(1, "old").unwrap().is_some());
+    let activate = mark(1, 50);
+    let rows = CopyRows { states: 2, dedup: 2 };
+    wait(|done| state.activate_generation(activate, Generation(5), rows, done)).unwrap();
+    assert_eq!(running.load(1, "y").unwrap().unwrap().seq, Seq(40));
+    let opened = wait(|done| state.open_shard(ShardId(1), done)).unwrap();
+    assert_eq!((opened.applied, opened.log_time, opened.epoch), (Seq(50), LogTime(50), Epoch(1)));
+    let keys: Vec<_> = opened.dedup.iter().map(|(_, _, record)| record.key.as_str()).collect();
+    assert_eq!(keys, ["k1"]);
+    for gone in ["old", "stale"] {
+        assert!(running.load(1, gone).unwrap().is_none());
+    }
+    let live = wait(|done| state.import(import(true, "z"), done)).unwrap_err();
+    assert!(matches!(live, StorageError::GenerationLive { .. }));
+    running.commit(3, one(1, 51, "x", "newer"));
+    drop(running);
+
+    let shard = rig.recover().unwrap().shards.remove(&ShardId(1)).unwrap();
+    assert_eq!((shard.applied, shard.last), (Seq(50), Seq(51)));
+    assert_eq!(shard.dirty.len(), 1, "what the journal holds of the earlier stay is not replayed");
+}
+
+/// A shard that was dropped while a copy of it arrived took the copy's first rows with it, and the
+/// rest of the copy became the live one.
+#[test]
+fn a_copy_that_lost_rows_is_never_activated() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let state = running.storage.state();
+    running.checkpoint(vec![row(1, "old", 1, "1")], &[(1, 1)]).unwrap();
+    let import = |begin, key: &str| {
+        let (shard, generation) = (ShardId(1), Generation(5));
+        let rows = vec![row(1, key, 40, "new")];
+        let batch = ImportBatch { shard, generation, begin, rows, dedup: vec![] };
+        wait(|done| state.import(batch, done))
+    };
+    let activate = |states| {
+        let rows = CopyRows { states, dedup: 0 };
+        wait(|done| state.activate_generation(mark(1, 50), Generation(5), rows, done))
+    };
+    let lost = |result| assert!(matches!(result, Err(StorageError::CopyIncomplete { .. })));
+
+    lost(import(false, "no beginning"));
+    import(true, "x").unwrap();
+    wait(|done| state.drop_shard(ShardId(1), done)).unwrap();
+    lost(import(false, "y"));
+    lost(activate(1));
+    assert_eq!(running.load(1, "x").unwrap(), None);
+
+    import(true, "x").unwrap();
+    import(false, "y").unwrap();
+    lost(activate(3));
+    activate(2).unwrap();
+    assert!(running.load(1, "x").unwrap().is_some() && running.load(1, "y").unwrap().is_some());
+}
+
+#[test]
+fn an_unfinished_import_is_swept_by_the_next_start() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let batch = ImportBatch {
+        shard: ShardId(9),
+        generation: Generation(3),
+        begin: true,
+        rows: vec![row(9, "half", 1, "half")],
+        dedup: dedup_rows(&["k1"])
+            .into_iter()
+            .map(|row| DedupRow { shard: ShardId(9), ..row })
+            .collect(),
+    };
+    wait(|done| running.storage.state().import(batch, done)).unwrap();
+    drop(running);
+    let running = rig.open();
+    assert!(running.recovered.shards.is_empty());
+    drop(running);
+    assert_eq!(rows_of(&rig), 0);
+}
+
+fn rows_of(rig: &Rig) -> u64 {
+    use redb::{ReadableDatabase, ReadableTableMetadata};
+    let database = rig.disk.open(STATE_FILE, 1 << 20).unwrap();
+    let txn = database.begin_read().unwrap();
+    txn.open_table(ENTITIES).unwrap().len().unwrap()
+        + txn.open_table(tables::DEDUP).unwrap().len().unwrap()
+}
+
+#[test]
+fn a_dropped_shard_is_gone_and_may_begin_anew() {
+    let rig = Rig::new();
+    let running = rig.open();
+    running.commit(1, one(1, 1, "a", "1"));
+    running.checkpoint(vec![row(1, "a", 1, "1")], &[(1, 1)]).unwrap();
+    running.commit(2, one(1, 2, "a", "2"));
+    wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap();
+    assert_eq!(running.load(1, "a").unwrap(), None);
+    drop(running);
+    assert_eq!(rows_of(&rig), 0);
+    let running = rig.open();
+    assert!(running.recovered.shards.is_empty(), "the journal's old segments are not replayed");
+    running.commit(3, one(1, 1, "b", "new"));
+    running.checkpoint(vec![row(1, "b", 1, "new")], &[]).unwrap();
+    assert!(running.load(1, "b").unwrap().is_some());
+    drop(running);
+    let running = rig.open();
+    assert_eq!(running.recovered.shards[&ShardId(1)].last, Seq(1));
+    assert!(running.load(1, "b").unwrap().is_some());
+}
+
+/// A crash between a drop and the removal of its rows left them for the next start, which took them
+/// for newer than what the shard wrote when it came back: an acknowledged write was lost.
+#[test]
+fn a_shard_that_comes_back_never_sees_rows_of_its_earlier_stay() {
+    let rig = Rig::new();
+    let running = rig.open();
+    running.checkpoint(vec![row(1, "a", 9, "old")], &[(1, 9)]).unwrap();
+    wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap();
+    running.commit(1, one(1, 1, "a", "new"));
+    drop(running);
+    let key = tables::entity_key(ShardId(1), Generation::default(), &entity("a"));
+    let mut value = Vec::new();
+    tables::write_entity(&key, Seq(9), b"old", &mut value);
+    let database = rig.disk.open(STATE_FILE, 1 << 20).unwrap();
+    let txn = database.begin_write().unwrap();
+    txn.open_table(ENTITIES).unwrap().insert(key.as_slice(), value.as_slice()).unwrap();
+    txn.commit().unwrap();
+    drop(database);
+
+    let shard = rig.recover().unwrap().shards.remove(&ShardId(1)).unwrap();
+
+    assert_eq!(shard.dirty.len(), 1);
+    assert_eq!(shard.dirty[0].bytes, "new");
+}
+
+#[test]
+fn exports_and_scans_page_through_everything_once() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let state = running.storage.state();
+    let mut rows = Vec::new();
+    for n in 0..30 {
+        rows.push(row(n % 3, &format!("user/{n:02}"), 1, "0123456789"));
+        rows.push(row(n % 3, &format!("order/{n:02}"), 1, "x"));
+    }
+    running.checkpoint(rows.clone(), &[]).unwrap();
+
+    let mut exported = Vec::new();
+    loop {
+        let after = exported.last().map(|row: &StateRow| row.entity.clone());
+        let page = wait(|done| state.export(ShardId(1), after, 100, done)).unwrap();
+        exported.extend(page.rows);
+        if page.last {
+            break;
+        }
+    }
+    let mut expected: Vec<_> = rows.into_iter().filter(|row| row.shard == ShardId(1)).collect();
+    expected.sort_by(|a, b| a.entity.cmp(&b.entity));
+    assert_eq!(exported, expected);
+
+    let (mut found, mut next) = (Vec::new(), None);
+    loop {
+        let prefix = "user/".to_owned();
+        let scan = Scan { kind: KindId(7), prefix, after: next, limit: 4 };
+        let page = wait(|done| state.scan(scan, done)).unwrap();
+        found.extend(page.rows.into_iter().map(|row| row.key.as_str().to_owned()));
+        next = page.next;
+        if next.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    let all: Vec<_> = (0..30).map(|n| format!("user/{n:02}")).collect();
+    assert_eq!(found, all);
+    let scan = Scan { kind: KindId(8), prefix: String::new(), after: None, limit: 4 };
+    let none = wait(|done| state.scan(scan, done)).unwrap();
+    assert_eq!(none, ScanPage::default());
+}
