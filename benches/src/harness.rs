@@ -39,7 +39,7 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let profile = if cfg!(debug_assertions) { "debug" } else { "optimised" };
         Self { cores, profile, rows: Vec::new() }
     }
 }
