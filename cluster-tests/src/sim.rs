@@ -140,7 +140,7 @@ mod tests {
         (Planted::Rule(Mutant::ReplyBeforeCommit), 40, "real_time_order"),
         (Planted::Rule(Mutant::QueryNotGated), 3, "no_dirty_read"),
         (Planted::Rule(Mutant::UnchangedNotGated), 10, "no_dirty_read"),
-        (Planted::Rule(Mutant::NoopNotGated), 20, "no_dirty_read"),
+        (Planted::Rule(Mutant::NoopNotGated), 300, "no_dirty_read"),
         (Planted::Rule(Mutant::NoDedup), 10, "each_key_once"),
         (Planted::Rule(Mutant::DedupVolatile), 10, "no_acked_loss"),
         (Planted::Rule(Mutant::NoJoin), 10, "assertion"),

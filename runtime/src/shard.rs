@@ -25,6 +25,8 @@ use mainstay_protocol::control::ShardConfig;
 use mainstay_protocol::id::{Epoch, Seq, ShardId};
 use mainstay_protocol::message::{Failure, Outcome};
 use mainstay_protocol::passivation::ResidentId;
+use mainstay_protocol::replication::Timing;
+use mainstay_protocol::replication::in_sync::Copies;
 use mainstay_protocol::shard::handoff::Departing;
 use mainstay_protocol::shard::primary::Primary;
 use mainstay_protocol::shard::{self as rules, Held, Post, Slot};
@@ -199,17 +201,15 @@ impl ShardHost {
     pub fn serve(&mut self, env: &Env, config: &ShardConfig, min_insync: u8) {
         let Stage::Waiting(records) = &mut self.stage else { return };
         let records = std::mem::take(&mut **records);
-        let in_sync = config
-            .in_sync
-            .keys()
-            .map(|node| (node.clone(), if *node == env.me.node { records.last } else { Seq(0) }))
-            .collect();
+        let (version, in_sync) = (config.version, config.in_sync.clone());
         let post = Post {
             shard: self.shard,
             epoch: config.epoch,
             me: env.me.node.clone(),
-            in_sync,
+            copies: Copies { version, in_sync, ..Copies::default() },
             min_insync,
+            timing: Timing::default(),
+            serve_from: Instant::ZERO,
         };
         let recovered = rules::Recovered {
             last: records.last,

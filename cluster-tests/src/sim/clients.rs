@@ -68,7 +68,7 @@ impl Habits {
 }
 
 /// One of several, each as likely.
-pub(super) fn pick<T: Copy, const N: usize>(rng: &mut Rng, from: [T; N]) -> T {
+pub(crate) fn pick<T: Copy, const N: usize>(rng: &mut Rng, from: [T; N]) -> T {
     from[rng.usize(0..N)]
 }
 

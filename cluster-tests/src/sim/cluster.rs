@@ -8,9 +8,11 @@
 use std::collections::VecDeque;
 
 use mainstay_protocol::entry::{DedupRecord, Entry, Op, Segment};
-use mainstay_protocol::id::{EntityId, Epoch, NodeId, Seq, ShardId};
+use mainstay_protocol::id::{DiskId, EntityId, Epoch, NodeId, Seq, ShardId};
+use mainstay_protocol::replication::Timing;
+use mainstay_protocol::replication::in_sync::Copies;
 use mainstay_protocol::shard::{Post, Recovered};
-use mainstay_protocol::time::LogTime;
+use mainstay_protocol::time::{Instant, LogTime};
 
 /// The simulated shard.
 pub const SHARD: ShardId = ShardId(3);
@@ -29,6 +31,8 @@ pub struct Stored {
 pub struct Member {
     /// Its name.
     pub name: NodeId,
+    /// Its disk.
+    pub disk: DiskId,
     /// Its journal.
     pub log: Vec<Stored>,
     /// How much of it is on disk.
@@ -57,6 +61,7 @@ impl Cluster {
     pub fn new(copies: usize) -> Self {
         let member = |at| Member {
             name: NodeId::new(&format!("n{at}")).expect("it is short"),
+            disk: DiskId::from_bytes([u8::try_from(at).unwrap_or(u8::MAX); 16]),
             log: Vec::new(),
             synced: 0,
             inbox: VecDeque::new(),
@@ -109,13 +114,13 @@ impl Cluster {
     }
 
     /// Any acknowledgement arrives, perhaps to arrive again; one of an earlier epoch is dropped.
-    pub fn ack(&mut self, nth: usize, again: bool) -> Option<(NodeId, Seq)> {
+    pub fn ack(&mut self, nth: usize, again: bool) -> Option<(usize, Seq)> {
         let at = nth % self.acks.len().max(1);
         let &(epoch, member, upto) = self.acks.get(at)?;
         if !again {
             self.acks.remove(at);
         }
-        (epoch == self.epoch).then(|| (self.members[member].name.clone(), upto))
+        (epoch == self.epoch).then_some((member, upto))
     }
 
     /// A member's process dies: what is unsynced is gone, and what was on its way.
@@ -139,15 +144,16 @@ impl Cluster {
         }
         (0..self.members.len()).for_each(|at| self.resend(at));
         let last = Seq(log.len() as u64);
-        let known = |at, member: &Member| {
-            (member.name.clone(), if at == self.primary { last } else { Seq(0) })
-        };
+        let claim = |member: &Member| (member.name.clone(), member.disk);
+        let in_sync = self.members.iter().map(claim).collect();
         let post = Post {
             shard: SHARD,
             epoch: self.epoch,
             me: self.members[at].name.clone(),
-            in_sync: self.members.iter().enumerate().map(|(at, it)| known(at, it)).collect(),
+            copies: Copies { in_sync, ..Copies::default() },
             min_insync: u8::try_from(self.members.len().min(2)).unwrap_or(2),
+            timing: Timing::default(),
+            serve_from: Instant::ZERO,
         };
         let log_time = log.last().map_or(LogTime(0), |stored| stored.entry.log_time);
         (post, Recovered { last, log_time, dedup: log.iter().filter_map(record_of).collect() })

@@ -29,6 +29,19 @@ pub(super) enum Step {
     HandoffGivenUp,
 }
 
+/// What goes on when the faults are over.
+pub(super) const HEALING: [Step; 9] = [
+    Step::Turn,
+    Step::FinishTurn,
+    Step::Flush,
+    Step::Deliver,
+    Step::Sync,
+    Step::Ack,
+    Step::Release,
+    Step::Time,
+    Step::Timer,
+];
+
 /// Swarm testing: each seed has its own speeds and its own subset of faults.
 pub(super) fn draw(rng: &mut Rng) -> Weights {
     let mut weights = [

@@ -1,11 +1,13 @@
 //! The simulated world: draws the next step from the seed, and tells the invariants.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use mainstay_protocol::id::Seq;
 use mainstay_protocol::mailbox::Ticket;
 use mainstay_protocol::message::Failure;
+use mainstay_protocol::replication::in_sync::AckError;
 use mainstay_protocol::shard::primary::Primary;
 use mainstay_protocol::shard::{Admitted, Config, Done, Refused, SteppedDown, Turn};
 use mainstay_protocol::time::{Instant, LogTime, Moment};
@@ -36,7 +38,7 @@ pub(super) struct World {
     clients: Clients,
     tickets: Vec<Ticket>,
     /// Calls in the machine or the scene, for a crash.
-    inside: std::collections::BTreeMap<u64, Call>,
+    inside: BTreeMap<u64, Call>,
     handing_over: bool,
     durable: States,
     held: Option<States>,
@@ -66,7 +68,7 @@ impl World {
             scene: Scene::new(States::default(), planted),
             clients: Clients::new(Habits::draw(&mut rng)),
             tickets: Vec::new(),
-            inside: std::collections::BTreeMap::new(),
+            inside: BTreeMap::new(),
             handing_over: false,
             durable: States::default(),
             held: None,
@@ -104,19 +106,8 @@ impl World {
         if let Some(primary) = &mut self.primary {
             primary.resume_admission();
         }
-        let healing = [
-            Step::Turn,
-            Step::FinishTurn,
-            Step::Flush,
-            Step::Deliver,
-            Step::Sync,
-            Step::Ack,
-            Step::Release,
-            Step::Time,
-            Step::Timer,
-        ];
         while self.step < STEPS + DRAIN_STEPS {
-            for step in healing {
+            for step in steps::HEALING {
                 self.take(step)?;
             }
             self.end_step()?;
@@ -131,7 +122,6 @@ impl World {
 
     fn end(&mut self) -> Result<(), Broken> {
         self.replay()?;
-        let Self { invariants, .. } = self;
         let view = view(
             self.primary.as_ref(),
             &self.cluster,
@@ -139,7 +129,7 @@ impl World {
             self.held.as_ref(),
             &self.clients,
         );
-        invariants.at_end(&view)
+        self.invariants.at_end(&view)
     }
 
     /// Asks one invariant alone.
@@ -341,11 +331,23 @@ impl World {
 
     fn ack(&mut self) -> Result<(), Broken> {
         let (nth, again) = (self.rng.usize(..), self.rng.u8(0..8) == 0);
-        if let Some((member, upto)) = self.cluster.ack(nth, again) {
-            let counted = self.machine().handle_durable(&member, upto);
+        if let Some((at, upto)) = self.cluster.ack(nth, again) {
+            let counted = self.count(at, upto);
             counted.map_err(|error| Broken { invariant: "acks", detail: error.to_string() })?;
         }
         self.note_watermark()
+    }
+
+    /// An acknowledgement arrives; a standby's is a promise too.
+    fn count(&mut self, at: usize, upto: Seq) -> Result<(), AckError> {
+        let (now, member) = (self.now, &self.cluster.members[at]);
+        let (name, disk) = (member.name.clone(), member.disk);
+        if at == self.cluster.primary {
+            self.machine().handle_durable(upto);
+            return Ok(());
+        }
+        self.machine().handle_heard(&name, disk, (now, true), now)?;
+        self.machine().handle_holds(&name, disk, upto)
     }
 
     fn note_watermark(&mut self) -> Result<(), Broken> {

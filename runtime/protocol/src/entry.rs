@@ -200,6 +200,26 @@ impl Segment {
     }
 }
 
+impl Segment {
+    /// The part that begins at `seq`; `None` when it ends before.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when it has to be cut and does not decode.
+    pub fn from(&self, seq: Seq) -> Result<Option<Self>, SegmentError> {
+        if seq <= self.first {
+            return Ok(Some(self.clone()));
+        }
+        if seq > self.last {
+            return Ok(None);
+        }
+        let mut writer = SegmentWriter::new(self.shard, self.epoch, Seq(seq.0 - 1));
+        for entry in self.entries()?.iter().filter(|entry| entry.seq >= seq) {
+            writer.push(entry);
+        }
+        Ok(writer.take())
+    }
+}
+
 impl Entry {
     fn check_sizes(&self) -> Result<(), SegmentError> {
         let Op::Turn { change, dedup, .. } = &self.op else {
@@ -420,7 +440,15 @@ mod tests {
                 };
                 turn(seq, change, dedup.map(|value| record(reply(value))))
             }).collect();
-            prop_assert_eq!(segment(&entries).entries().unwrap(), entries);
+            let whole = segment(&entries);
+            prop_assert_eq!(&whole.entries().unwrap(), &entries);
+            for cut in first.saturating_sub(1)..=whole.last.0 + 1 {
+                let part = whole.from(Seq(cut)).unwrap();
+                let rest: Vec<_> =
+                    entries.iter().filter(|entry| entry.seq.0 >= cut).cloned().collect();
+                let read = part.map(|part| part.entries().unwrap()).unwrap_or_default();
+                prop_assert_eq!(read, rest);
+            }
         }
 
         #[test]

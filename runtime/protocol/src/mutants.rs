@@ -43,6 +43,48 @@ pub enum Mutant {
     NoQuarantine,
     /// Queued requests are called executed-maybe and pending ones not-executed at step-down.
     StepDownSwapped,
+    /// A standby takes entries of a deposed primary.
+    NoFencing,
+    /// A standby forgets its promises with its process.
+    PromiseNotPersisted,
+    /// A restarted standby does not keep the promise that it may have given.
+    NoPromiseAfterStart,
+    /// A new primary does not wait for the end of the promise that it gave to the one before.
+    NoWaitAtPromotion,
+    /// Logs are taken to agree where they have an entry, whatever its epoch.
+    NoEpochInMatch,
+    /// Entries that conflict with the primary's stay.
+    AppendNoTruncate,
+    /// A standby takes as committed what lies beyond the place where its log was matched.
+    CommitBeyondMatch,
+    /// A standby acknowledges before its disk does.
+    HoldsBeforeDurable,
+    /// An acknowledgement that was due before a newer epoch came is sent all the same.
+    StaleDeferredAck,
+    /// The watermark counts the middle copy.
+    AckOfMajority,
+    /// Acknowledgements count for a node, whatever its disk.
+    IgnoreDisk,
+    /// A primary goes back to an older in-sync set.
+    OldSetTaken,
+    /// Copies join before the noop of the epoch is committed.
+    JoinBeforeNoop,
+    /// Copies join before they hold what is committed.
+    JoinBehind,
+    /// A copy that was proposed is not waited for before the answer.
+    JoiningNotRequired,
+    /// Members leave the set though too few acknowledged the epoch.
+    SetBelowMinimum,
+    /// A copy that is to leave is not waited for any more before the control plane agrees.
+    LeavesBeforeConfirmed,
+    /// Queries need no lease.
+    NoLease,
+    /// One copy's promise is a lease.
+    LeaseOfOne,
+    /// A lease counts from when the answer came.
+    LeaseFromReceipt,
+    /// A round counts appends that were sent before the query.
+    RoundCountsOlder,
 }
 
 /// What is planted, if anything.

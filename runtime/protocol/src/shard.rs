@@ -9,7 +9,11 @@
 //!   lane's loop <-- next_turn          one entity after the other; run the handler on its state
 //!               --> handle_turn_done   what became of it; the caller (T) goes back in
 //!   once a pass <-- take_segment       to the journal and to the standbys
-//!   journal     --> handle_durable     a member holds everything up to a seq
+//!   journal     --> handle_durable     this node holds everything up to a seq
+//!   feed        --> handle_holds       another copy does
+//!               --> handle_heard       another copy knows of no newer epoch
+//!   map         --> handle_copies      the in-sync set, as agreed
+//!   a timer     <-- poll_proposal      another set, for the control plane
 //!   once a pass <-- poll_release       callers whose reply may leave, in order, with the reply
 //!   one timer   <-> poll_timeout, handle_timeout
 //! ```
@@ -58,6 +62,8 @@ use crate::entry::{Change, DedupRecord, StoredReply};
 use crate::id::{EntityId, Epoch, IdempotencyKey, MethodId, NodeId, Seq, ShardId, Token};
 use crate::mailbox::{SourceId, Ticket};
 use crate::message::{Failure, Mode, Pressure, Success};
+use crate::replication::Timing;
+use crate::replication::in_sync::Copies;
 use crate::time::{Instant, LogTime};
 
 pub use pending::Held;
@@ -103,11 +109,14 @@ pub struct Post {
     pub epoch: Epoch,
     /// This node, a member of the set.
     pub me: NodeId,
-    /// The in-sync set, and what each member is known to hold: this node what it recovered, the
-    /// others 0 until they acknowledge in this epoch.
-    pub in_sync: Vec<(NodeId, Seq)>,
+    /// The copies, as the control plane has them; this node is in the in-sync set.
+    pub copies: Copies,
     /// The least size of the set that may acknowledge.
     pub min_insync: u8,
+    /// How long leases last, and when a copy is too slow.
+    pub timing: Timing,
+    /// Nobody is answered before: this node promised that to the primary before. `ZERO` for none.
+    pub serve_from: Instant,
 }
 
 /// What the journal had of the shard.

@@ -94,9 +94,7 @@ impl Serving {
         self.in_flight -= 1;
         let last = part.journaled.last;
         self.dirty.journaled(part.journaled);
-        if let Err(error) = self.primary.handle_durable(&env.me.node, last) {
-            tracing::error!(shard = %self.shard, %error, "an acknowledgement does not count");
-        }
+        self.primary.handle_durable(last);
         let before = self.dirty.bytes();
         self.dirty.settle(self.primary.watermark());
         env.dirty_changed(before, self.dirty.bytes());

@@ -1,33 +1,86 @@
-//! The in-sync set: which copies a write waits for, and how far they all are.
+//! The in-sync set, as its primary counts it: which copies a write waits for, and how far all are.
 //!
 //! ```text
-//!   n1 (primary)  #########----      durable up to 9
-//!   n2            ######-------      durable up to 6
-//!   n3            ########-----      durable up to 8
-//!                       ^ watermark 6: every member holds it on disk
+//!   n1 primary   #########----      durable up to 9
+//!   n2 member    ######-------      durable up to 6
+//!   n3 joining   ########-----      durable up to 8: required, not counted towards the minimum
+//!   n4 learner   ##-----------      fed, waited for by nobody
+//!                      ^ watermark 6: all that are required hold it on disk
 //! ```
-//! The watermark is the least durable seq of the set, only while the set has at least
-//! `min_insync` members, and never runs backwards (invariant I2). A set of one is the single-copy
-//! case and has no rules of its own.
+//! The control plane keeps the set; its members are claims, a node with its disk. The primary
+//! proposes another one, and until it knows the answer it waits for everybody in any set that may
+//! be confirmed: members and joining (Kafka's maximal ISR). The rules, each of which a lost write
+//! taught somebody:
 //!
-//! The set itself is the control plane's; this only counts.
+//! * only acknowledgements from a claim's own disk count;
+//! * a learner joins when it holds the watermark, of a primary whose noop is committed;
+//! * a member leaves only by the primary's proposal, and only while `min_insync` of those that
+//!   stay, the primary included, have acknowledged this epoch; otherwise the set may only grow;
+//! * a proposal without an answer may have been accepted. It is made again until the record's
+//!   version moves, which tells that no older one can be accepted any more.
+//!
+//! Leases and rounds are counted here too, since they ask the same copies.
 
-use crate::id::{NodeId, Seq};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Timing;
+use crate::control::{ClusterState, MemberState, ShardConfig};
+use crate::id::{DiskId, NodeId, Seq};
+use crate::mutants::{Mutant, Planted};
+use crate::time::Instant;
+
+/// What the control plane says about the copies of a shard.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// The version of the shard's record.
+    pub version: u64,
+    /// The in-sync set, the primary included.
+    pub in_sync: BTreeMap<NodeId, DiskId>,
+    /// Where the placement wants copies, as far as those members are up: with their disks.
+    pub wanted: BTreeMap<NodeId, DiskId>,
+    /// Members of the set that are down, or have another disk now.
+    pub gone: BTreeSet<NodeId>,
+}
+
+impl Copies {
+    /// The copies of a shard with this record.
+    pub fn of(state: &ClusterState, config: &ShardConfig) -> Self {
+        let up = |node: &NodeId| {
+            state.members.get(node).filter(|member| member.state != MemberState::Down)
+        };
+        let is_gone =
+            |(node, disk): &(&NodeId, &DiskId)| up(node).is_none_or(|member| member.disk != **disk);
+        let wanted = config.targets.iter().filter_map(|node| Some((node.clone(), up(node)?.disk)));
+        Self {
+            version: config.version,
+            in_sync: config.in_sync.clone(),
+            wanted: wanted.collect(),
+            gone: config.in_sync.iter().filter(is_gone).map(|(node, _)| node.clone()).collect(),
+        }
+    }
+
+    /// The copies of a shard that only this node holds.
+    pub fn single(node: NodeId, disk: DiskId) -> Self {
+        let in_sync = BTreeMap::from([(node, disk)]);
+        Self { wanted: in_sync.clone(), in_sync, ..Self::default() }
+    }
+}
 
 /// Why an acknowledgement was not counted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
-    /// It comes from a node that is not in the set. Ignore it.
-    #[error("{member} is not in the in-sync set")]
-    NotMember {
+    /// It comes from a copy that this primary does not know, or from another disk of its node.
+    /// Ignore it.
+    #[error("{node} with this disk holds no copy that counts")]
+    NotCopy {
         /// The node.
-        member: NodeId,
+        node: NodeId,
     },
-    /// It is for entries that were never handed out: the member holds another history.
-    #[error("{member} acknowledges seq {upto:?}, the log ends at {last:?}")]
+    /// It is for entries that were never handed out: the copy holds another history.
+    #[error("{node} acknowledges seq {upto:?}, the log ends at {last:?}")]
     BeyondLog {
-        /// The member.
-        member: NodeId,
+        /// The node.
+        node: NodeId,
         /// What it says that it holds.
         upto: Seq,
         /// The last entry handed out.
@@ -35,165 +88,329 @@ pub enum AckError {
     },
 }
 
-/// The members and how far each is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// In the confirmed set.
+    Member,
+    /// In a set that was proposed, or will be.
+    Joining,
+    /// Wanted, and not far enough.
+    Learner,
+}
+
+#[derive(Debug, Clone)]
+struct Copy {
+    node: NodeId,
+    disk: DiskId,
+    standing: Standing,
+    durable: Seq,
+    /// It acknowledged this epoch.
+    acked: bool,
+    /// The primary sent the last append that it heard then.
+    echoed: Instant,
+    /// It keeps a promise until then, on the primary's clock.
+    lease: Instant,
+    /// Since when it holds writes up, and what it held then.
+    behind: Option<(Instant, Seq)>,
+    /// It lost what it had acknowledged, and does not hold it again yet.
+    lost: bool,
+}
+
+impl Copy {
+    const fn new(node: NodeId, disk: DiskId, standing: Standing) -> Self {
+        Self {
+            node,
+            disk,
+            standing,
+            durable: Seq(0),
+            acked: false,
+            echoed: Instant::ZERO,
+            lease: Instant::ZERO,
+            behind: None,
+            lost: false,
+        }
+    }
+}
+
+/// The copies of a shard and how far each is, at its primary.
 #[derive(Debug, Clone)]
 pub struct InSync {
-    /// By name; a handful.
-    members: Vec<(NodeId, Seq)>,
+    me: NodeId,
     min_insync: u8,
+    timing: Timing,
+    /// What the control plane said last.
+    said: Copies,
+    /// By name; a handful.
+    copies: Vec<Copy>,
+    /// The first entry of the epoch.
+    noop: Seq,
     watermark: Seq,
+    /// When a set was proposed last under this version.
+    proposed_at: Option<Instant>,
+    planted: Planted,
 }
 
 impl InSync {
-    /// A set of members, with what each is known to hold durably.
+    /// The copies at the start of an epoch. Nobody has acknowledged anything in it.
     ///
     /// # Panics
-    /// When `min_insync` is zero: an acknowledged write is on one disk at least.
-    pub fn new(members: impl IntoIterator<Item = (NodeId, Seq)>, min_insync: u8) -> Self {
+    /// When `min_insync` is zero, since an acknowledged write is on one disk at least, or this node
+    /// is not in the set: the map gives primacy to members only.
+    pub fn new(me: NodeId, copies: Copies, min_insync: u8, noop: Seq, timing: Timing) -> Self {
         assert!(min_insync > 0, "an acknowledged write is on one disk at least");
-        let mut this = Self { members: Vec::new(), min_insync, watermark: Seq::default() };
-        this.members.extend(members);
-        this.members.sort();
-        this.members.dedup_by(|later, kept| later.0 == kept.0);
-        this.advance();
+        let mut this = Self {
+            me,
+            min_insync,
+            timing,
+            said: Copies::default(),
+            copies: Vec::new(),
+            noop,
+            watermark: Seq::default(),
+            proposed_at: None,
+            planted: Planted::default(),
+        };
+        this.set_copies(copies);
         this
     }
 
-    /// A member holds everything up to `upto` durably. A late acknowledgement changes nothing.
+    pub(crate) const fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// The control plane says something newer, or the same: then nothing happens.
+    ///
+    /// # Panics
+    /// When this node is not in the set any more: then it is no primary.
+    pub fn handle_copies(&mut self, copies: Copies) {
+        let outdated = copies.version < self.said.version || copies == self.said;
+        if !outdated || self.planted.has(Mutant::OldSetTaken) {
+            self.set_copies(copies);
+            self.advance();
+        }
+    }
+
+    fn set_copies(&mut self, copies: Copies) {
+        assert!(copies.in_sync.contains_key(&self.me), "a primary is in its in-sync set");
+        let moved = copies.version != self.said.version;
+        if moved {
+            self.proposed_at = None;
+        }
+        let claims = copies.in_sync.iter().map(|claim| (claim, Standing::Member));
+        let others = copies.wanted.iter().filter(|(node, _)| !copies.in_sync.contains_key(*node));
+        let others = others.map(|claim| (claim, Standing::Learner));
+        let mut before = std::mem::take(&mut self.copies);
+        for ((node, disk), standing) in claims.chain(others) {
+            let same = |copy: &Copy| copy.node == *node;
+            let known = before.iter().position(same).map(|at| before.swap_remove(at));
+            let bound = |copy: &Copy| copy.disk == *disk || self.planted.has(Mutant::IgnoreDisk);
+            let mut copy = known
+                .filter(bound)
+                .unwrap_or_else(|| Copy::new(node.clone(), *disk, Standing::Learner));
+            copy.disk = *disk;
+            // No older proposal can be accepted once the version moved: who joined joins anew.
+            if moved || standing == Standing::Member || copy.standing == Standing::Member {
+                copy.standing = standing;
+            }
+            self.copies.push(copy);
+        }
+        // What a proposal may have made a member stays required until the version moves.
+        if !moved {
+            let joining = before.into_iter().filter(|copy| copy.standing == Standing::Joining);
+            self.copies.extend(joining);
+        }
+        self.copies.sort_by(|one, other| one.node.cmp(&other.node));
+        self.said = copies;
+    }
+
+    /// A copy holds everything up to `upto` durably, as this epoch has it. A late acknowledgement
+    /// changes nothing.
     ///
     /// # Errors
-    /// [`AckError::NotMember`].
-    pub fn handle_durable(&mut self, member: &NodeId, upto: Seq) -> Result<(), AckError> {
-        let found = self.members.iter_mut().find(|(name, _)| name == member);
-        let Some((_, durable)) = found else {
-            return Err(AckError::NotMember { member: member.clone() });
-        };
-        *durable = upto.max(*durable);
+    /// [`AckError::NotCopy`].
+    pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
+        let watermark = self.watermark;
+        let copy = self.copy_mut(node, disk)?;
+        copy.acked = true;
+        copy.durable = upto.max(copy.durable);
+        copy.lost &= upto < watermark;
         self.advance();
         Ok(())
     }
 
-    /// The control plane confirmed another set. Members that stay keep their place; new ones
-    /// start at what they are known to hold.
-    pub fn handle_members(&mut self, members: impl IntoIterator<Item = (NodeId, Seq)>) {
-        let next = Self::new(
-            members.into_iter().map(|(name, known)| {
-                let held = self.durable(&name).unwrap_or_default();
-                (name, held.max(known))
-            }),
-            self.min_insync,
-        );
-        self.members = next.members;
-        self.advance();
-    }
-
-    fn advance(&mut self) {
-        let least = self.members.iter().map(|&(_, durable)| durable).min().unwrap_or_default();
-        if self.members.len() >= usize::from(self.min_insync) {
-            self.watermark = self.watermark.max(least);
+    /// A copy says that it has nothing after `upto`, though it acknowledged more: an older disk was
+    /// put under it. It counts for nothing until it holds everything again, and is to leave.
+    pub fn handle_regressed(&mut self, node: &NodeId, disk: DiskId, upto: Seq) {
+        if let Ok(copy) = self.copy_mut(node, disk)
+            && upto < copy.durable
+        {
+            (copy.durable, copy.acked, copy.lost) = (upto, false, true);
         }
     }
 
-    /// The highest seq that every member holds durably.
+    /// A copy heard an append that was sent then, and knew of no newer epoch.
+    ///
+    /// # Errors
+    /// [`AckError::NotCopy`].
+    pub fn handle_heard(
+        &mut self,
+        node: &NodeId,
+        disk: DiskId,
+        sent_at: Instant,
+        promised: bool,
+    ) -> Result<(), AckError> {
+        let lease = sent_at + self.timing.lease;
+        let copy = self.copy_mut(node, disk)?;
+        copy.echoed = copy.echoed.max(sent_at);
+        if promised {
+            copy.lease = copy.lease.max(lease);
+        }
+        Ok(())
+    }
+
+    fn copy_mut(&mut self, node: &NodeId, disk: DiskId) -> Result<&mut Copy, AckError> {
+        let any = self.planted.has(Mutant::IgnoreDisk);
+        let mut copies = self.copies.iter_mut();
+        let found = copies.find(|copy| copy.node == *node && (copy.disk == disk || any));
+        found.ok_or_else(|| AckError::NotCopy { node: node.clone() })
+    }
+
+    fn advance(&mut self) {
+        let majority = self.planted.has(Mutant::AckOfMajority);
+        let mut durable: Vec<Seq> = self.required().map(|copy| copy.durable).collect();
+        durable.sort_unstable();
+        let at = if majority { (durable.len() - 1) / 2 } else { 0 };
+        let least = durable.get(at).copied().unwrap_or_default();
+        if self.said.in_sync.len() >= usize::from(self.min_insync) {
+            self.watermark = self.watermark.max(least);
+        }
+        self.look_for_joining();
+    }
+
+    /// Learners that hold everything committed are waited for from now on, and proposed.
+    fn look_for_joining(&mut self) {
+        if self.watermark < self.noop && !self.planted.has(Mutant::JoinBeforeNoop) {
+            return;
+        }
+        for copy in &mut self.copies {
+            let wanted = self.said.wanted.get(&copy.node) == Some(&copy.disk);
+            let enough = copy.durable >= self.watermark || self.planted.has(Mutant::JoinBehind);
+            if copy.standing == Standing::Learner && wanted && copy.acked && enough {
+                copy.standing = Standing::Joining;
+            }
+        }
+    }
+
+    fn required(&self) -> impl Iterator<Item = &Copy> {
+        let joining = !self.planted.has(Mutant::JoiningNotRequired);
+        self.copies.iter().filter(move |copy| match copy.standing {
+            Standing::Member => true,
+            Standing::Joining => joining,
+            Standing::Learner => false,
+        })
+    }
+
+    /// Time passed, and the log ends at `last`: who holds writes up is noted.
+    pub fn handle_timeout(&mut self, last: Seq, now: Instant) {
+        for copy in &mut self.copies {
+            copy.behind = match copy.behind {
+                _ if copy.durable >= last => None,
+                Some((since, held)) if held == copy.durable => Some((since, held)),
+                _ => Some((now, copy.durable)),
+            };
+        }
+    }
+
+    /// The set to propose now, if one is to be proposed: under [`Copies::version`].
+    pub fn poll_proposal(&mut self, now: Instant) -> Option<BTreeMap<NodeId, DiskId>> {
+        let again = self.timing.propose_again;
+        if self.proposed_at.is_some_and(|at| now < at + again) {
+            return None;
+        }
+        let set = self.proposed_set(now);
+        if set == self.said.in_sync && self.proposed_at.is_none() {
+            return None;
+        }
+        self.proposed_at = Some(now);
+        if self.planted.has(Mutant::LeavesBeforeConfirmed) {
+            self.copies.retain(|copy| set.contains_key(&copy.node));
+        }
+        Some(set)
+    }
+
+    fn proposed_set(&self, now: Instant) -> BTreeMap<NodeId, DiskId> {
+        let claims = |copies: &mut dyn Iterator<Item = &Copy>| -> BTreeMap<NodeId, DiskId> {
+            copies.map(|copy| (copy.node.clone(), copy.disk)).collect()
+        };
+        let may_join = |copy: &&Copy| {
+            copy.standing == Standing::Member
+                || copy.standing == Standing::Joining && !self.is_slow(copy, now)
+        };
+        let mut all = self.copies.iter().filter(may_join);
+        let grown = claims(&mut all);
+        let complete = self.said.wanted.keys().all(|node| grown.contains_key(node));
+        let leaves = |copy: &Copy| {
+            let surplus = complete && !self.said.wanted.contains_key(&copy.node);
+            let gone = self.said.gone.contains(&copy.node);
+            copy.node != self.me && (gone || surplus || copy.lost || self.is_slow(copy, now))
+        };
+        let mut stay = self.copies.iter().filter(may_join).filter(|copy| !leaves(copy));
+        let sure = stay.clone().filter(|copy| copy.acked).count();
+        let unsure = self.planted.has(Mutant::SetBelowMinimum);
+        if sure >= usize::from(self.min_insync) || unsure { claims(&mut stay) } else { grown }
+    }
+
+    fn is_slow(&self, copy: &Copy, now: Instant) -> bool {
+        let late = |since: Instant| now >= since + self.timing.patience;
+        copy.behind.is_some_and(|(since, held)| held == copy.durable && late(since))
+    }
+
+    /// Everybody that a write waits for keeps a promise now: no newer primary answers anyone.
+    pub fn has_lease(&self, now: Instant) -> bool {
+        let others: Vec<_> = self.others().map(|copy| now < copy.lease).collect();
+        if self.planted.has(Mutant::LeaseOfOne) {
+            return others.is_empty() || others.contains(&true);
+        }
+        self.planted.has(Mutant::NoLease) || !others.contains(&false)
+    }
+
+    /// Everybody that a write waits for heard an append that was sent after this moment, and knew
+    /// of no newer epoch.
+    pub fn is_confirmed_since(&self, moment: Instant) -> bool {
+        let late = self.planted.has(Mutant::RoundCountsOlder);
+        self.others().all(|copy| copy.echoed > moment || late && copy.echoed > Instant::ZERO)
+    }
+
+    /// Those that a write waits for, without this node.
+    fn others(&self) -> impl Iterator<Item = &Copy> {
+        self.required().filter(|copy| copy.node != self.me)
+    }
+
+    /// The highest seq that every copy that is required holds durably.
     pub const fn watermark(&self) -> Seq {
         self.watermark
     }
 
-    /// What a member holds durably, as far as it has said.
-    pub fn durable(&self, member: &NodeId) -> Option<Seq> {
-        self.members.iter().find(|(name, _)| name == member).map(|&(_, durable)| durable)
+    /// What a copy holds durably, as far as it has said.
+    pub fn durable(&self, node: &NodeId) -> Option<Seq> {
+        self.copies.iter().find(|copy| copy.node == *node).map(|copy| copy.durable)
     }
 
-    /// The members by name, with how far each is.
-    pub fn members(&self) -> &[(NodeId, Seq)] {
-        &self.members
+    /// The copies by name: node, disk, how far it is, and whether a write waits for it.
+    pub fn copies(&self) -> impl Iterator<Item = (&NodeId, DiskId, Seq, bool)> {
+        let required = |copy: &Copy| copy.standing != Standing::Learner;
+        self.copies.iter().map(move |copy| (&copy.node, copy.disk, copy.durable, required(copy)))
+    }
+
+    /// What the control plane said last.
+    pub const fn said(&self) -> &Copies {
+        &self.said
     }
 
     /// What the fastest member holds.
     pub(crate) fn fastest(&self) -> Seq {
-        self.members.iter().map(|&(_, durable)| durable).max().unwrap_or_default()
+        self.required().map(|copy| copy.durable).max().unwrap_or_default()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn node(at: usize) -> NodeId {
-        NodeId::new(&format!("n{at}")).unwrap()
-    }
-
-    fn set(count: usize, min_insync: u8) -> InSync {
-        InSync::new((0..count).map(|at| (node(at), Seq(0))), min_insync)
-    }
-
-    #[test]
-    fn one_member_is_the_single_copy_case() {
-        let mut one = set(1, 1);
-        one.handle_durable(&node(0), Seq(5)).unwrap();
-        assert_eq!(one.watermark(), Seq(5));
-    }
-
-    #[test]
-    fn the_slowest_member_holds_the_watermark() {
-        let mut three = set(3, 2);
-        three.handle_durable(&node(0), Seq(9)).unwrap();
-        three.handle_durable(&node(2), Seq(8)).unwrap();
-        assert_eq!(three.watermark(), Seq(0));
-        three.handle_durable(&node(1), Seq(6)).unwrap();
-        assert_eq!(three.watermark(), Seq(6));
-    }
-
-    #[test]
-    fn late_ack_changes_nothing() {
-        let mut one = set(1, 1);
-        one.handle_durable(&node(0), Seq(5)).unwrap();
-        one.handle_durable(&node(0), Seq(3)).unwrap();
-        assert_eq!((one.watermark(), one.durable(&node(0))), (Seq(5), Some(Seq(5))));
-    }
-
-    #[test]
-    fn a_set_below_the_minimum_commits_nothing() {
-        let mut two = set(2, 2);
-        two.handle_members([(node(0), Seq(0))]);
-        two.handle_durable(&node(0), Seq(7)).unwrap();
-        assert_eq!(two.watermark(), Seq(0));
-        two.handle_members([(node(0), Seq(0)), (node(1), Seq(4))]);
-        assert_eq!(two.watermark(), Seq(4));
-    }
-
-    #[test]
-    fn a_stranger_is_not_counted() {
-        let stranger = node(7);
-        let refused = set(1, 1).handle_durable(&stranger, Seq(1)).unwrap_err();
-        assert_eq!(refused, AckError::NotMember { member: stranger });
-    }
-
-    proptest! {
-        #[test]
-        fn the_watermark_never_runs_backwards_and_every_member_holds_it(
-            ops in prop::collection::vec((0..4usize, 0..50u64, any::<bool>()), 0..100),
-        ) {
-            let mut set = set(3, 2);
-            let mut before = Seq(0);
-            for (at, upto, change) in ops {
-                if change {
-                    let stay: Vec<_> =
-                        set.members().iter().filter(|(name, _)| *name != node(at)).cloned().collect();
-                    let add = (node(at), Seq(upto));
-                    set.handle_members(stay.into_iter().chain((upto % 2 == 0).then_some(add)));
-                } else {
-                    set.handle_durable(&node(at), Seq(upto)).ok();
-                }
-                prop_assert!(set.watermark() >= before);
-                if set.watermark() > before {
-                    prop_assert!(set.members().len() >= 2);
-                    prop_assert!(set.members().iter().all(|(_, held)| *held >= set.watermark()));
-                }
-                before = set.watermark();
-            }
-        }
-    }
-}
+mod tests;

@@ -72,6 +72,7 @@ impl<T> Primary<T> {
 
     /// Time has passed: requests whose deadline passed in a queue are released as not executed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.pass_for_copies(now);
         if self.planted.has(Mutant::ExpiredRuns) {
             return;
         }
@@ -88,7 +89,7 @@ impl<T> Primary<T> {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.mailboxes.next_deadline()
+        self.mailboxes.next_deadline().into_iter().chain(self.serves_at()).min()
     }
 
     /// The rules of the door, in the order in which they are asked; nothing is changed.

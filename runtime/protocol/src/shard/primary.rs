@@ -3,17 +3,18 @@
 //! What may come in is in `shard/admission.rs`, what runs in `shard/turns.rs`; here are its
 //! beginning and end, the watermark, and the way out.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use crate::dedup::{Expired, Flights, Kept, Table};
 use crate::entry::{Op, Segment};
-use crate::id::{EntityId, Epoch, NodeId, Seq, ShardId, Token};
+use crate::id::{DiskId, EntityId, Epoch, NodeId, Seq, ShardId, Token};
 use crate::list::Pool;
 use crate::mailbox::{Mailboxes, SourceId};
 use crate::message::{Failure, Success};
 use crate::mutants::{Mutant, Planted};
-use crate::replication::in_sync::{AckError, InSync};
-use crate::time::LogTime;
+use crate::replication::in_sync::{AckError, Copies, InSync};
+use crate::time::{Instant, LogTime};
 
 use super::log::Log;
 use super::quarantine::Quarantine;
@@ -40,7 +41,10 @@ pub struct Primary<T> {
     shard: ShardId,
     epoch: Epoch,
     me: NodeId,
-    in_sync: InSync,
+    pub(super) in_sync: InSync,
+    /// Nobody is answered before: another primary may have a lease until then.
+    serve_from: Instant,
+    serves: bool,
     pub(super) log: Log,
     /// The first entry of the epoch: every reply waits for it.
     noop: Seq,
@@ -52,6 +56,9 @@ pub struct Primary<T> {
     pub(super) turns: Pool<Running>,
     pub(super) turn_number: u64,
     held: Held<Pending<T>>,
+    /// Replies that show state and are no entry, given without a lease, by when: they wait for one
+    /// or for a round.
+    unconfirmed: VecDeque<(Instant, Pending<T>)>,
     /// Rows that lost their activation while they had something uncommitted.
     leaving: Held<u32>,
     /// Commands that are admitted and have not ended: each may become an entry.
@@ -83,11 +90,9 @@ impl<T> Primary<T> {
     /// # Panics
     /// When this node is not in the in-sync set: the map gives primacy to members only.
     pub fn new(config: Config, post: Post, recovered: Recovered, wall: LogTime) -> Self {
-        let Post { shard, epoch, me, in_sync, min_insync } = post;
-        let in_sync = InSync::new(in_sync, min_insync);
-        assert!(in_sync.durable(&me).is_some(), "a primary is a member of its in-sync set");
-        assert!(in_sync.watermark() <= recovered.last, "a primary holds what is committed");
+        let Post { shard, epoch, me, copies, min_insync, timing, serve_from } = post;
         let Recovered { last, log_time, dedup } = recovered;
+        let in_sync = InSync::new(me.clone(), copies, min_insync, last.next(), timing);
         let log_time = log_time.max(wall);
         let records =
             dedup.into_iter().map(|(entity, log_time, record)| Kept { entity, log_time, record });
@@ -97,6 +102,8 @@ impl<T> Primary<T> {
             epoch,
             me,
             in_sync,
+            serve_from,
+            serves: serve_from == Instant::ZERO,
             log: Log::new(shard, epoch, last, log_time),
             noop: last.next(),
             rows: Rows::new(config.hash_seed),
@@ -107,6 +114,7 @@ impl<T> Primary<T> {
             turns: Pool::new(),
             turn_number: 0,
             held: Held::new(last),
+            unconfirmed: VecDeque::new(),
             leaving: Held::new(last),
             commands: 0,
             stopped: None,
@@ -121,6 +129,7 @@ impl<T> Primary<T> {
     #[cfg(feature = "mutants")]
     pub const fn plant(&mut self, mutant: Mutant) {
         self.planted = Planted::new(mutant);
+        self.in_sync.plant(self.planted);
     }
 
     /// What was appended since the last call, for the journal and the standbys. Call until `None`:
@@ -129,32 +138,101 @@ impl<T> Primary<T> {
         self.log.take_segment()
     }
 
-    /// A member of the in-sync set holds everything up to `upto` durably, in this epoch.
+    /// This node's own journal holds everything up to `upto`.
+    ///
+    /// # Panics
+    /// When it acknowledges what it was never given.
+    pub fn handle_durable(&mut self, upto: Seq) {
+        assert!(upto <= self.log.taken(), "the journal commits only what it was given");
+        self.count_own(upto);
+        self.handle_commit();
+    }
+
+    fn count_own(&mut self, upto: Seq) {
+        let disk = self.in_sync.said().in_sync[&self.me];
+        let counted = self.in_sync.handle_holds(&self.me, disk, upto);
+        debug_assert!(counted.is_ok(), "a primary is in its in-sync set");
+    }
+
+    /// Another copy holds everything up to `upto` durably, in this epoch.
     ///
     /// # Errors
     /// [`AckError`] for acknowledgements that do not count; nothing was changed.
-    ///
-    /// # Panics
-    /// When this node's own journal acknowledges what it was never given.
-    pub fn handle_durable(&mut self, member: &NodeId, upto: Seq) -> Result<(), AckError> {
+    pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
         let last = self.log.taken();
         if upto > last {
-            assert!(*member != self.me, "the journal commits only what it was given");
-            return Err(AckError::BeyondLog { member: member.clone(), upto, last });
+            return Err(AckError::BeyondLog { node: node.clone(), upto, last });
         }
-        self.in_sync.handle_durable(member, upto)?;
+        self.in_sync.handle_holds(node, disk, upto)?;
         self.handle_commit();
         Ok(())
     }
 
-    /// The control plane confirmed another in-sync set, with what new members are known to hold.
+    /// Another copy heard an append that this primary sent at `sent_at`.
+    ///
+    /// # Errors
+    /// [`AckError`] when it does not count; nothing was changed.
+    pub fn handle_heard(
+        &mut self,
+        node: &NodeId,
+        disk: DiskId,
+        (sent_at, promised): (Instant, bool),
+        now: Instant,
+    ) -> Result<(), AckError> {
+        let late = self.planted.has(Mutant::LeaseFromReceipt);
+        let sent_at = if late { now } else { sent_at };
+        self.in_sync.handle_heard(node, disk, sent_at, promised)?;
+        self.confirm(now);
+        Ok(())
+    }
+
+    /// Another copy lost what it had acknowledged.
+    pub fn handle_regressed(&mut self, node: &NodeId, disk: DiskId, upto: Seq) {
+        self.in_sync.handle_regressed(node, disk, upto);
+    }
+
+    /// The control plane says something of the copies.
     ///
     /// # Panics
-    /// When this node is not in it: it would be no primary any more.
-    pub fn handle_members(&mut self, members: impl IntoIterator<Item = (NodeId, Seq)>) {
-        self.in_sync.handle_members(members);
-        assert!(self.in_sync.durable(&self.me).is_some(), "a primary is in its in-sync set");
+    /// When this node is not in the set: it would be no primary any more.
+    pub fn handle_copies(&mut self, copies: Copies) {
+        self.in_sync.handle_copies(copies);
         self.handle_commit();
+    }
+
+    /// The in-sync set to propose to the control plane now, if one is to be proposed, and the
+    /// version of the record that it is for.
+    pub fn poll_proposal(&mut self, now: Instant) -> Option<(u64, BTreeMap<NodeId, DiskId>)> {
+        let set = self.in_sync.poll_proposal(now)?;
+        Some((self.in_sync.said().version, set))
+    }
+
+    /// Replies wait for a round: ask every copy at once.
+    pub fn wants_round(&self) -> bool {
+        !self.unconfirmed.is_empty()
+    }
+
+    /// Lets replies go on that were given without a lease, once one is there or a round was made.
+    pub(super) fn confirm(&mut self, now: Instant) {
+        let leased = !self.unconfirmed.is_empty() && self.in_sync.has_lease(now);
+        while let Some((since, _)) = self.unconfirmed.front()
+            && (leased || self.in_sync.is_confirmed_since(*since))
+            && let Some((_, pending)) = self.unconfirmed.pop_front()
+        {
+            self.held.hold(pending.gate, pending);
+        }
+    }
+
+    /// Time passed, as far as copies and answers are concerned.
+    pub(super) fn pass_for_copies(&mut self, now: Instant) {
+        self.serves |= now >= self.serve_from;
+        self.in_sync.handle_timeout(self.log.taken(), now);
+        self.confirm(now);
+    }
+
+    /// When this primary may begin to answer, while it may not.
+    pub(super) fn serves_at(&self) -> Option<Instant> {
+        (!self.serves).then_some(self.serve_from)
     }
 
     fn handle_commit(&mut self) {
@@ -172,10 +250,16 @@ impl<T> Primary<T> {
     /// # Panics
     /// When the machine is broken, and a reply would leave above the watermark.
     pub fn poll_release(&mut self) -> Option<Release<T>> {
-        let watermark = self.watermark();
+        let watermark = self.answered();
         let Pending { gate, item, result } = self.held.release(watermark)?;
         assert!(gate <= watermark, "no reply leaves above the watermark");
         Some(Release { item, result })
+    }
+
+    /// What replies may show: the watermark, and nothing of this epoch before it may answer.
+    fn answered(&self) -> Seq {
+        let before = Seq(self.noop.0 - 1);
+        if self.serves { self.watermark() } else { self.watermark().min(before) }
     }
 
     /// Refuses everyone at the door from now on, with this failure; what is inside goes on.
@@ -207,6 +291,7 @@ impl<T> Primary<T> {
         }
         out.not_executed.extend(self.mailboxes.into_letters().map(|parcel| parcel.item));
         out.unknown.extend(self.held.into_rest().into_iter().map(|pending| pending.item));
+        out.unknown.extend(self.unconfirmed.into_iter().map(|(_, pending)| pending.item));
         if self.planted.has(Mutant::StepDownSwapped) {
             std::mem::swap(&mut out.not_executed, &mut out.unknown);
         }
@@ -251,8 +336,7 @@ impl<T> Primary<T> {
     pub(super) fn append(&mut self, op: Op) -> (Seq, Op) {
         let (seq, op) = self.log.append(op);
         if self.planted.has(Mutant::WatermarkUnsynced) {
-            let counted = self.in_sync.handle_durable(&self.me, seq);
-            debug_assert!(counted.is_ok(), "a primary is in its in-sync set");
+            self.count_own(seq);
         }
         (seq, op)
     }
@@ -260,6 +344,17 @@ impl<T> Primary<T> {
     /// Holds a caller until the watermark reaches `gate`.
     pub(super) fn hold(&mut self, gate: Seq, item: T, result: Result<Success, Failure>) {
         self.held.hold(gate, Pending { gate, item, result });
+    }
+
+    /// Holds a caller until a lease or a round proves that nobody else was primary at `now`, and
+    /// then until the watermark reaches `gate`.
+    pub(super) fn hold_unconfirmed(
+        &mut self,
+        (gate, now): (Seq, Instant),
+        item: T,
+        result: Result<Success, Failure>,
+    ) {
+        self.unconfirmed.push_back((now, Pending { gate, item, result }));
     }
 
     /// What a reply waits for that may show what `last`, and all before it, did to its entity.
@@ -287,7 +382,7 @@ impl<T> Primary<T> {
 
     /// The noop of the epoch is committed: replies leave.
     pub fn is_active(&self) -> bool {
-        self.watermark() >= self.noop
+        self.serves && self.watermark() >= self.noop
     }
 
     /// The shard.
@@ -300,7 +395,7 @@ impl<T> Primary<T> {
         self.epoch
     }
 
-    /// The in-sync set and how far each member is.
+    /// The copies and how far each is.
     pub const fn in_sync(&self) -> &InSync {
         &self.in_sync
     }
@@ -335,9 +430,10 @@ impl<T> Primary<T> {
         self.turns.len()
     }
 
-    /// Replies that wait for the watermark, or to be polled.
+    /// Replies that wait for the watermark, a lease or a round, or to be polled.
     pub fn pending(&self) -> u32 {
-        self.held.len()
+        let unconfirmed = u32::try_from(self.unconfirmed.len()).unwrap_or(u32::MAX);
+        self.held.len() + unconfirmed
     }
 
     /// Requests inside, wherever they are.

@@ -1,6 +1,7 @@
 //! The composed machine, as facts. Interleavings and faults are the simulator's.
 
 mod bounds;
+mod copies;
 mod endings;
 mod gates;
 mod keys;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use super::primary::Primary;
 use super::*;
 use crate::entry::{Entry, Op};
-use crate::id::{Key, KindId};
+use crate::id::{DiskId, Key, KindId};
 use crate::message::Outcome;
 use crate::replication::in_sync::AckError;
 use crate::time::Moment;
@@ -56,13 +57,21 @@ fn keyed(entity: &str, key: &str) -> Ask {
     Ask { idempotency: Some(IdempotencyKey::new(key).unwrap()), ..command(entity) }
 }
 
+fn disk(name: &str) -> DiskId {
+    let number = name.as_bytes()[1];
+    DiskId::from_bytes([number; 16])
+}
+
 fn post(members: &[&str]) -> Post {
+    let in_sync = members.iter().map(|name| (node(name), disk(name)));
     Post {
         shard: ShardId(3),
         epoch: Epoch(5),
         me: node("n1"),
-        in_sync: members.iter().map(|name| (node(name), Seq(0))).collect(),
+        copies: Copies { in_sync: in_sync.collect(), ..Copies::default() },
         min_insync: u8::try_from(members.len().min(2)).unwrap(),
+        timing: Timing::default(),
+        serve_from: Instant::ZERO,
     }
 }
 
@@ -111,7 +120,7 @@ impl Rig {
 
     fn commit(&mut self) -> Vec<Entry> {
         let entries = self.entries();
-        self.primary.handle_durable(&node("n1"), self.primary.last()).unwrap();
+        self.primary.handle_durable(self.primary.last());
         entries
     }
 

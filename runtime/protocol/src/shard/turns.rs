@@ -120,7 +120,15 @@ impl<T> Primary<T> {
         let Verdict { entry, reply } = self.judge(&turn, done);
         let entry = entry.map(|(change, reply)| self.append_turn(&turn, change, reply));
         let gate = self.gate(self.rows.row(turn.slot).last);
-        self.answer(&turn, self.planted_gate(&turn, entry, gate), reply, item);
+        let planted = self.planted_gate(&turn, entry, gate);
+        // What is logged is proven by being committed; what only shows state is not.
+        let shows = entry.is_none() && !matches!(reply, Reply::Failure(_));
+        if shows && !self.in_sync.has_lease(at.now) {
+            let result = self.result(gate, reply);
+            self.hold_unconfirmed((planted, at.now), item, result);
+        } else {
+            self.answer(&turn, planted, reply, item);
+        }
 
         let row = self.rows.row_mut(turn.slot);
         row.fresh |= not_activated;
@@ -136,14 +144,18 @@ impl<T> Primary<T> {
         Ok(Committing { entry, gate })
     }
 
-    /// Holds the caller, and those that joined it, until the gate opens.
-    fn answer(&mut self, turn: &Running, gate: Seq, reply: Reply, item: T) {
+    fn result(&self, gate: Seq, reply: Reply) -> Result<Success, Failure> {
         let token = self.token(gate);
-        let result = match reply {
+        match reply {
             Reply::Value(value) => Ok(Success { value, token, replayed: false }),
             Reply::App(error) => Err(Failure::App { error, token, replayed: false }),
             Reply::Failure(failure) => Err(failure),
-        };
+        }
+    }
+
+    /// Holds the caller, and those that joined it, until the gate opens.
+    fn answer(&mut self, turn: &Running, gate: Seq, reply: Reply, item: T) {
+        let result = self.result(gate, reply);
         let joined = turn.key.as_ref().map(|key| self.flights.end(turn.slot, key));
         let joined = joined.unwrap_or_default();
         let again = (!joined.is_empty()).then(|| repeated(&result));

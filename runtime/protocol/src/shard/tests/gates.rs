@@ -45,12 +45,12 @@ fn the_slowest_member_of_the_set_holds_replies_back() {
     rig.run(command("a"), 'c', put());
     rig.commit();
     assert_eq!(rig.released(), "");
-    rig.primary.handle_durable(&node("n2"), Seq(1)).unwrap();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(1)).unwrap();
     assert_eq!(rig.released(), "");
-    rig.primary.handle_durable(&node("n2"), Seq(2)).unwrap();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(2)).unwrap();
     assert_eq!(rig.released(), "c");
     assert!(matches!(
-        rig.primary.handle_durable(&node("n2"), Seq(9)),
+        rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(9)),
         Err(AckError::BeyondLog { .. })
     ));
 }
@@ -65,7 +65,7 @@ fn large_runs_come_in_parts() {
     }
     let first = rig.primary.take_segment().unwrap();
     assert_eq!((first.first, first.last), (Seq(2), Seq(3)));
-    rig.primary.handle_durable(&node("n1"), Seq(3)).unwrap();
+    rig.primary.handle_durable(Seq(3));
     assert_eq!(rig.released(), "12");
     let second = rig.primary.take_segment().unwrap();
     assert_eq!((second.first, second.last), (Seq(4), Seq(5)));
@@ -77,5 +77,5 @@ fn large_runs_come_in_parts() {
 fn the_own_journal_cannot_acknowledge_what_it_was_not_given() {
     let mut rig = Rig::new();
     rig.run(command("a"), '1', put());
-    rig.primary.handle_durable(&node("n1"), Seq(2)).ok();
+    rig.primary.handle_durable(Seq(2));
 }

@@ -1,0 +1,437 @@
+//! The feed of one shard: what its primary appended, on its way to every other copy.
+//!
+//! ```text
+//!                 Gap: try earlier          Holds
+//!            +----------------------+   +-----------+
+//!            v                      |   |           v
+//!   (new) -> asking --one append--> ?  -+--> streaming --many appends, a window of bytes-->
+//!            |                                      |
+//!            | older than what is kept              | nothing heard for a while: ask again
+//!            v                                      |
+//!          copying --copied--> asking <-------------+
+//! ```
+//! Entries are kept until every other copy holds them, or up to a limit; a copy that is further
+//! behind gets the states themselves. A slow copy costs its window and that limit, no more.
+//!
+//! A shard at rest sends nothing: everybody holds everything and knows it. Whether a member lives
+//! is the failure detector's to say, for all shards at once.
+
+mod peer;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::history::History;
+use super::in_sync::Copies;
+use super::{Answer, Append, Position, Told};
+use crate::entry::Segment;
+use crate::id::{DiskId, Epoch, NodeId, Seq, ShardId};
+use crate::mutants::{Mutant, Planted};
+use crate::time::Instant;
+use peer::{Peer, Stage};
+
+/// The limits of a feed.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// Bytes on their way to one copy that it has not acknowledged.
+    pub window_bytes: u64,
+    /// Bytes of one append, unless one segment has more.
+    pub append_bytes: u64,
+    /// Bytes of committed entries that are kept for copies that lack them.
+    pub retain_bytes: u64,
+    /// A copy that owes an answer for so long is asked again.
+    pub ask_again: Duration,
+    /// How often promises are asked for, while the shard serves queries.
+    pub heartbeat: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            window_bytes: 4 << 20,
+            append_bytes: 1 << 20,
+            retain_bytes: 8 << 20,
+            ask_again: Duration::from_millis(100),
+            heartbeat: Duration::from_millis(25),
+        }
+    }
+}
+
+/// What a feed wants done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Send it.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        append: Append,
+    },
+    /// Send the states, as they are at `base` or later, and say when it is done.
+    Copy {
+        /// To whom.
+        to: NodeId,
+        /// Its disk.
+        disk: DiskId,
+        /// Everything up to here is in the copy; entries after it follow.
+        base: Position,
+    },
+    /// Tell the primary how far a copy is.
+    Holds {
+        /// Which.
+        from: NodeId,
+        /// Its disk.
+        disk: DiskId,
+        /// Everything up to here is on it.
+        upto: Seq,
+    },
+    /// Tell the primary that a copy heard an append.
+    Heard {
+        /// Which.
+        from: NodeId,
+        /// Its disk.
+        disk: DiskId,
+        /// When the append was sent.
+        sent_at: Instant,
+        /// It keeps a promise.
+        promised: bool,
+    },
+    /// Tell the primary that a copy lost what it had acknowledged.
+    Regressed {
+        /// Which.
+        from: NodeId,
+        /// Its disk.
+        disk: DiskId,
+        /// All that it may have.
+        upto: Seq,
+    },
+    /// A newer epoch exists: this primary is deposed.
+    Deposed {
+        /// The epoch.
+        by: Epoch,
+    },
+}
+
+/// The feed of one shard, in one epoch.
+#[derive(Debug)]
+pub struct Feed {
+    config: Config,
+    shard: ShardId,
+    epoch: Epoch,
+    history: History,
+    kept: VecDeque<Segment>,
+    kept_bytes: u64,
+    committed: Seq,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Promises are asked for until then.
+    leases_until: Instant,
+    effects: VecDeque<Effect>,
+    planted: Planted,
+}
+
+impl Feed {
+    /// The feed of an epoch that begins: `tail` are the last segments of the log, which ends where
+    /// `history` does.
+    pub fn new(
+        config: Config,
+        (shard, epoch): (ShardId, Epoch),
+        mut history: History,
+        tail: Vec<Segment>,
+        committed: Seq,
+    ) -> Self {
+        let end = history.last().seq;
+        history.forget_below(tail.first().map_or(end, |first| Seq(first.first.0 - 1)));
+        let kept_bytes = tail.iter().map(|segment| segment.bytes.len() as u64).sum();
+        Self {
+            config,
+            shard,
+            epoch,
+            history,
+            kept: tail.into(),
+            kept_bytes,
+            committed,
+            peers: BTreeMap::new(),
+            leases_until: Instant::ZERO,
+            effects: VecDeque::new(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// Breaks a rule on purpose, for the simulator.
+    #[cfg(feature = "mutants")]
+    pub const fn plant(&mut self, mutant: Mutant) {
+        self.planted = Planted::new(mutant);
+    }
+
+    /// What to do next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Who else holds the shard, or should.
+    pub fn handle_copies(&mut self, me: &NodeId, copies: &Copies, now: Instant) {
+        let all = copies.wanted.iter().chain(&copies.in_sync);
+        let others: BTreeMap<&NodeId, &DiskId> = all.filter(|(node, _)| *node != me).collect();
+        self.peers.retain(|node, peer| others.get(node) == Some(&&peer.disk));
+        for (node, disk) in others {
+            if !self.peers.contains_key(node) {
+                self.peers.insert(node.clone(), Peer::new(*disk, self.first_asked(), now));
+            }
+        }
+        self.pump(now);
+    }
+
+    /// Where a copy that nothing is known of is asked first: right before this epoch's entries.
+    fn first_asked(&self) -> Position {
+        let before = Position { epoch: Epoch(self.epoch.0 - 1), seq: self.history.last().seq };
+        self.history.agreement(before).unwrap_or_else(|| self.history.base())
+    }
+
+    /// The primary appended; the same goes to its own journal.
+    pub fn handle_segment(&mut self, segment: Segment, now: Instant) {
+        self.history.append(segment.epoch, segment.last);
+        self.kept_bytes += segment.bytes.len() as u64;
+        self.kept.push_back(segment);
+        self.pump(now);
+    }
+
+    /// The watermark moved.
+    pub fn handle_committed(&mut self, committed: Seq, now: Instant) {
+        if committed > self.committed {
+            self.committed = committed;
+            self.forget();
+            self.pump(now);
+        }
+    }
+
+    /// The shard answers queries, or will: promises are asked for until then.
+    pub fn ask_leases(&mut self, until: Instant) {
+        self.leases_until = self.leases_until.max(until);
+    }
+
+    /// A query waits for a round: everybody is asked at once.
+    pub fn ask_round(&mut self, now: Instant) {
+        let nodes: Vec<_> = self.peers.keys().cloned().collect();
+        for node in nodes {
+            self.send(&node, now);
+        }
+    }
+
+    /// A connection to this node is new: what was on its way may be lost.
+    pub fn handle_connected(&mut self, node: &NodeId, now: Instant) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.ask_again(&self.history, now);
+        }
+        self.pump(now);
+    }
+
+    /// A copy answered.
+    pub fn handle_answer(&mut self, from: &NodeId, answer: &Answer, now: Instant) {
+        let (disk, shard) = (answer.disk, answer.shard);
+        if let Told::Fenced { promised } = answer.what
+            && promised > self.epoch
+            && shard == self.shard
+        {
+            self.effects.push_back(Effect::Deposed { by: promised });
+            return;
+        }
+        let of_now = answer.epoch == self.epoch && shard == self.shard;
+        let ignores = self.planted.has(Mutant::IgnoreDisk);
+        let Some(peer) =
+            self.peers.get_mut(from).filter(|it| of_now && (it.disk == disk || ignores))
+        else {
+            return;
+        };
+        let from = from.clone();
+        match answer.what {
+            Told::Heard { sent_at, promised } => {
+                let sent_at = Instant::from_nanos(sent_at);
+                self.effects.push_back(Effect::Heard { from, disk, sent_at, promised });
+                return;
+            }
+            Told::Holds { upto } if upto <= self.history.last().seq => {
+                peer.handle_holds(upto, now);
+                self.effects.push_back(Effect::Holds { from, disk, upto });
+                self.forget();
+            }
+            Told::Gap { sent_at, last } => {
+                let sent_at = Instant::from_nanos(sent_at);
+                let copying = matches!(peer.stage, Stage::Copying { .. });
+                if sent_at >= peer.attempt && !copying {
+                    self.handle_gap(&from, last, now);
+                }
+            }
+            Told::Holds { .. } | Told::Fenced { .. } => return,
+        }
+        self.pump(now);
+    }
+
+    fn handle_gap(&mut self, from: &NodeId, last: Position, now: Instant) {
+        let Some(peer) = self.peers.get_mut(from) else { return };
+        if last.seq < peer.matched {
+            let (from, disk, upto) = (from.clone(), peer.disk, last.seq);
+            peer.matched = upto;
+            self.effects.push_back(Effect::Regressed { from, disk, upto });
+        }
+        if let Some(at) = self.history.agreement(last) {
+            peer.ask(at, now);
+            return;
+        }
+        let seq = self.committed;
+        let Some(epoch) = self.history.epoch_at(seq) else { return };
+        peer.copy(seq);
+        let (to, disk, base) = (from.clone(), peer.disk, Position { epoch, seq });
+        self.effects.push_back(Effect::Copy { to, disk, base });
+    }
+
+    /// The copy of the states ended. If it did not arrive, it is made again when the other end
+    /// says that it still needs one.
+    pub fn handle_copied(&mut self, to: &NodeId, arrived: bool, now: Instant) {
+        let Some(peer) = self.peers.get_mut(to) else { return };
+        let Stage::Copying { base } = peer.stage else { return };
+        let from = if arrived { base } else { Seq(0) };
+        peer.ask(place(&self.history, from), now);
+        self.pump(now);
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for peer in self.peers.values_mut() {
+            let late = |since: Instant| now >= since + self.config.ask_again;
+            if peer.owes_since.is_some_and(late) {
+                peer.ask_again(&self.history, now);
+            }
+        }
+        let due = |peer: &Peer| self.beat(peer).is_some_and(|due| now >= due);
+        let due: Vec<_> = self.peers.iter().filter(|(_, peer)| due(peer)).collect();
+        let due: Vec<_> = due.into_iter().map(|(node, _)| node.clone()).collect();
+        for node in due {
+            self.send(&node, now);
+        }
+        self.pump(now);
+    }
+
+    /// When a copy is to hear something, if it is: that a promise is wanted, or what is committed.
+    fn beat(&self, peer: &Peer) -> Option<Instant> {
+        let due = peer.sent_at + self.config.heartbeat;
+        let uninformed = peer.told < self.committed.min(peer.next.seq);
+        let silent = matches!(peer.stage, Stage::Copying { .. });
+        (!silent && (due < self.leases_until || uninformed)).then_some(due)
+    }
+
+    /// When to call [`Self::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let asked = |peer: &Peer| peer.owes_since.map(|since| since + self.config.ask_again);
+        let each = self.peers.values().flat_map(|peer| [asked(peer), self.beat(peer)]);
+        each.flatten().min()
+    }
+
+    /// Sends what can be sent to everybody.
+    fn pump(&mut self, now: Instant) {
+        let nodes: Vec<_> = self.peers.keys().cloned().collect();
+        for node in nodes {
+            self.find_again(&node, now);
+            while self.may_send(&node) {
+                self.send(&node, now);
+            }
+        }
+    }
+
+    /// A copy that was behind what is kept now is asked where what is kept begins: it may be there
+    /// by what is on its way.
+    fn find_again(&mut self, node: &NodeId, now: Instant) {
+        let base = self.history.base();
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        if peer.next.seq < base.seq && !matches!(peer.stage, Stage::Copying { .. }) {
+            peer.ask(base, now);
+        }
+    }
+
+    /// Whether there is something to tell this copy, and room for it.
+    fn may_send(&self, node: &NodeId) -> bool {
+        let peer = &self.peers[node];
+        match peer.stage {
+            Stage::Copying { .. } => false,
+            Stage::Asking => peer.owes_since.is_none(),
+            Stage::Streaming => {
+                let behind = peer.next.seq < self.history.last().seq;
+                behind && peer.in_flight_bytes() < self.config.window_bytes
+            }
+        }
+    }
+
+    /// Sends the next entries as far as there is room, or a heartbeat.
+    fn send(&mut self, node: &NodeId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(node) else { return };
+        let full = peer.in_flight_bytes() >= self.config.window_bytes || !peer.takes_entries();
+        let mut segments = Vec::new();
+        let mut bytes = 0;
+        let first = self.kept.partition_point(|segment| segment.last <= peer.next.seq);
+        for segment in self.kept.iter().skip(first).take_while(|_| !full) {
+            if bytes >= self.config.append_bytes {
+                break;
+            }
+            bytes += segment.bytes.len() as u64;
+            // The first may begin earlier, when what the copy has ends inside of it.
+            let Ok(Some(part)) = segment.from(peer.next.seq.next()) else { break };
+            segments.push(part);
+        }
+        let prev = peer.next;
+        if let Some(last) = segments.last() {
+            peer.next = Position { epoch: last.epoch, seq: last.last };
+            peer.in_flight.push_back((last.last, bytes));
+        }
+        if !segments.is_empty() || peer.stage == Stage::Asking {
+            peer.owes_since.get_or_insert(now);
+        }
+        peer.told = self.committed.min(peer.next.seq);
+        peer.sent_at = now;
+        let append = Append {
+            shard: self.shard,
+            epoch: self.epoch,
+            sent_at: now.as_nanos(),
+            lease: now < self.leases_until,
+            prev,
+            segments,
+            committed: self.committed,
+        };
+        self.effects.push_back(Effect::Send { to: node.clone(), append });
+    }
+
+    /// Lets go of entries that nobody lacks, or that are more than are kept.
+    fn forget(&mut self) {
+        let needed = |peer: &Peer| match peer.stage {
+            Stage::Copying { base } => base,
+            Stage::Asking | Stage::Streaming => peer.matched,
+        };
+        let held = self.peers.values().map(needed).min().unwrap_or(self.committed);
+        while let Some(front) = self.kept.front() {
+            let spare = front.last <= held || self.kept_bytes > self.config.retain_bytes;
+            if !spare || front.last > self.committed {
+                break;
+            }
+            self.kept_bytes -= front.bytes.len() as u64;
+            self.history.forget_below(front.last);
+            self.kept.pop_front();
+        }
+    }
+
+    /// Everybody holds everything up to here.
+    pub fn matched(&self) -> Seq {
+        let end = self.history.last().seq;
+        self.peers.values().map(|peer| peer.matched).min().unwrap_or(end)
+    }
+
+    /// Bytes of entries kept.
+    pub const fn kept_bytes(&self) -> u64 {
+        self.kept_bytes
+    }
+}
+
+/// This place of the log, or the base when it lies before.
+fn place(history: &History, seq: Seq) -> Position {
+    history.epoch_at(seq).map_or_else(|| history.base(), |epoch| Position { epoch, seq })
+}
+
+#[cfg(test)]
+mod tests;

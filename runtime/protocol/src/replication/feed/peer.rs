@@ -1,0 +1,104 @@
+//! One copy, as the feed of its shard sees it.
+
+use std::collections::VecDeque;
+
+use super::super::Position;
+use super::super::history::History;
+use super::place;
+use crate::id::{DiskId, Seq};
+use crate::time::Instant;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// One append is on its way, to learn where the copy is.
+    Asking,
+    /// Appends follow each other.
+    Streaming,
+    /// The states are being sent.
+    Copying { base: Seq },
+}
+
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) disk: DiskId,
+    pub(super) stage: Stage,
+    /// The next append goes on from here.
+    pub(super) next: Position,
+    /// Where this attempt to find its place began, and when.
+    asked: Position,
+    pub(super) attempt: Instant,
+    /// It acknowledged everything up to here.
+    pub(super) matched: Seq,
+    /// The last place and the bytes of each append that is not acknowledged.
+    pub(super) in_flight: VecDeque<(Seq, u64)>,
+    /// It was told that everything up to here is committed.
+    pub(super) told: Seq,
+    /// When the last append was sent.
+    pub(super) sent_at: Instant,
+    /// Since when it owes an answer.
+    pub(super) owes_since: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) const fn new(disk: DiskId, from: Position, now: Instant) -> Self {
+        Self {
+            disk,
+            stage: Stage::Asking,
+            next: from,
+            asked: from,
+            attempt: now,
+            matched: Seq(0),
+            in_flight: VecDeque::new(),
+            told: Seq(0),
+            sent_at: Instant::ZERO,
+            owes_since: None,
+        }
+    }
+
+    /// One append from here, to learn where the copy is.
+    pub(super) fn ask(&mut self, from: Position, now: Instant) {
+        self.stage = Stage::Asking;
+        (self.next, self.asked, self.attempt) = (from, from, now);
+        self.in_flight.clear();
+        self.owes_since = None;
+    }
+
+    /// Nothing was heard: from where it surely is, or from where it was asked.
+    pub(super) fn ask_again(&mut self, history: &History, now: Instant) {
+        let surely = self.matched > Seq(0);
+        let from = if surely { place(history, self.matched) } else { self.asked };
+        self.ask(from, now);
+    }
+
+    /// The states are sent.
+    pub(super) fn copy(&mut self, base: Seq) {
+        self.stage = Stage::Copying { base };
+        self.in_flight.clear();
+        self.owes_since = None;
+    }
+
+    pub(super) fn handle_holds(&mut self, upto: Seq, now: Instant) {
+        self.matched = self.matched.max(upto);
+        while self.in_flight.front().is_some_and(|(last, _)| *last <= upto) {
+            self.in_flight.pop_front();
+        }
+        let owes = !self.in_flight.is_empty();
+        self.owes_since = owes.then_some(now);
+        if self.stage == Stage::Asking && !owes {
+            self.stage = Stage::Streaming;
+        }
+    }
+
+    pub(super) fn in_flight_bytes(&self) -> u64 {
+        self.in_flight.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Entries may go: its place is known, or is asked for with them.
+    pub(super) fn takes_entries(&self) -> bool {
+        match self.stage {
+            Stage::Asking => self.owes_since.is_none(),
+            Stage::Streaming => true,
+            Stage::Copying { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! A feed and standbys, with everything between them in the test's hands.
+
+use super::super::Timing;
+use super::super::standby::{self, Kept, Standby};
+use super::*;
+use crate::entry::{Entry, Op, SegmentWriter};
+use crate::time::LogTime;
+
+const SHARD: ShardId = ShardId(3);
+
+fn node(at: u8) -> NodeId {
+    NodeId::new(&format!("n{at}")).unwrap()
+}
+
+fn disk(at: u8) -> DiskId {
+    DiskId::from_bytes([at; 16])
+}
+
+fn segment(epoch: u64, first: u64, last: u64) -> Segment {
+    let mut writer = SegmentWriter::new(SHARD, Epoch(epoch), Seq(first - 1));
+    for seq in first..=last {
+        writer.push(&Entry { seq: Seq(seq), log_time: LogTime(0), op: Op::Noop });
+    }
+    writer.take().unwrap()
+}
+
+fn at(epoch: u64, seq: u64) -> Position {
+    Position { epoch: Epoch(epoch), seq: Seq(seq) }
+}
+
+fn history(runs: &[(u64, u64)]) -> History {
+    let mut history = History::new(Position::default());
+    for &(epoch, upto) in runs {
+        history.append(Epoch(epoch), Seq(upto));
+    }
+    history
+}
+
+fn ms(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+/// n1 feeds n2 in epoch 5.
+struct Rig {
+    feed: Feed,
+    standby: Standby,
+    now: Instant,
+    held: Seq,
+    copies: Vec<Position>,
+    appends: Vec<Append>,
+}
+
+impl Rig {
+    /// A primary with this log and this tail of it, and a standby with that log.
+    fn new(ours: &[(u64, u64)], tail: Vec<Segment>, theirs: &[(u64, u64)]) -> Self {
+        Self::with(Config::default(), ours, tail, theirs)
+    }
+
+    fn with(
+        config: Config,
+        ours: &[(u64, u64)],
+        tail: Vec<Segment>,
+        theirs: &[(u64, u64)],
+    ) -> Self {
+        let kept = Kept { promised: Epoch(4), history: history(theirs), committed: Seq(0) };
+        let standby = Standby::new(SHARD, disk(2), kept, Timing::default(), Instant::ZERO);
+        let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, Seq(0));
+        let (copies, appends) = (Vec::new(), Vec::new());
+        let mut rig = Self { feed, standby, now: ms(1), held: Seq(0), copies, appends };
+        let in_sync = [(node(1), disk(1)), (node(2), disk(2))].into();
+        let said = Copies { in_sync, ..Copies::default() };
+        rig.feed.handle_copies(&node(1), &said, rig.now);
+        rig
+    }
+
+    fn append(&mut self, segment: Segment) {
+        self.feed.handle_segment(segment, self.now);
+    }
+
+    /// Everything that is on its way arrives, until nothing is; `false` loses it.
+    fn deliver(&mut self, arrives: bool) {
+        while let Some(effect) = self.feed.poll_effect() {
+            match effect {
+                Effect::Send { append, .. } => {
+                    self.appends.push(append.clone());
+                    if arrives {
+                        self.standby.handle_append(&append, self.now).unwrap();
+                    }
+                }
+                Effect::Holds { upto, .. } => self.held = self.held.max(upto),
+                Effect::Copy { base, .. } => self.copies.push(base),
+                Effect::Heard { .. } | Effect::Regressed { .. } | Effect::Deposed { .. } => {}
+            }
+            self.answer();
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Some(effect) = self.standby.poll_effect() {
+            match effect {
+                standby::Effect::Persist { ticket, .. } => self.standby.handle_durable(ticket),
+                standby::Effect::Answer(answer) => {
+                    self.feed.handle_answer(&node(2), &answer, self.now);
+                }
+                standby::Effect::Commit(_) | standby::Effect::Discard => {}
+            }
+        }
+    }
+
+    fn sleep(&mut self, millis: u64) {
+        self.now = self.now + Duration::from_millis(millis);
+        self.feed.handle_timeout(self.now);
+    }
+}
+
+#[test]
+fn a_standby_that_is_where_it_should_be_gets_the_noop_first() {
+    let mut rig = Rig::new(&[(4, 10)], vec![segment(4, 8, 10)], &[(4, 10)]);
+    rig.append(segment(5, 11, 11));
+    rig.deliver(true);
+    assert_eq!((rig.held, rig.standby.last()), (Seq(11), at(5, 11)));
+    let [asked, streamed] = &rig.appends[..] else { panic!("{:?}", rig.appends) };
+    assert_eq!((asked.prev, asked.segments.len()), (at(4, 10), 0));
+    assert_eq!((streamed.prev, streamed.segments.len()), (at(4, 10), 1));
+}
+
+#[test]
+fn a_standby_whose_log_parted_is_led_back_to_where_it_did() {
+    let tail = vec![segment(1, 1, 4), segment(3, 5, 9)];
+    let mut rig = Rig::new(&[(1, 4), (3, 9)], tail, &[(1, 4), (2, 12)]);
+    rig.append(segment(5, 10, 10));
+    rig.deliver(true);
+    assert_eq!((rig.held, rig.standby.last()), (Seq(10), at(5, 10)));
+    assert!(rig.copies.is_empty());
+}
+
+#[test]
+fn a_standby_that_is_too_far_behind_gets_the_states() {
+    let mut rig = Rig::new(&[(4, 100)], vec![segment(4, 91, 100)], &[(4, 20)]);
+    rig.append(segment(5, 101, 101));
+    rig.feed.handle_committed(Seq(101), rig.now);
+    rig.deliver(true);
+    assert_eq!(rig.copies, [at(5, 101)]);
+    rig.append(segment(5, 102, 102));
+    rig.deliver(true);
+    assert_eq!(rig.held, Seq(0), "nothing is sent meanwhile");
+    assert!(rig.standby.handle_copy_begins(Epoch(5), at(5, 101)));
+    assert!(rig.standby.handle_copy_ends(Epoch(5)));
+    rig.feed.handle_copied(&node(2), true, rig.now);
+    rig.deliver(true);
+    assert_eq!((rig.held, rig.standby.last()), (Seq(102), at(5, 102)));
+}
+
+#[test]
+fn what_was_lost_is_sent_again() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    rig.append(segment(5, 11, 11));
+    rig.append(segment(5, 12, 12));
+    rig.deliver(false);
+    rig.sleep(99);
+    rig.deliver(true);
+    assert_eq!(rig.held, Seq(10));
+    rig.sleep(1);
+    rig.deliver(true);
+    assert_eq!(rig.held, Seq(12));
+}
+
+#[test]
+fn a_copy_that_answers_nothing_costs_its_window() {
+    let config = Config { window_bytes: 2_000, append_bytes: 500, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    let sent = rig.appends.len();
+    for seq in 11..400 {
+        rig.append(segment(5, seq, seq));
+        rig.deliver(false);
+    }
+    let bytes: u64 = rig.appends[sent..].iter().map(Append::bytes).sum();
+    assert!((2_000..2_600).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_shard_at_rest_is_silent_once_everybody_knows_what_is_committed() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.append(segment(5, 11, 11));
+    rig.deliver(true);
+    rig.feed.handle_committed(Seq(11), rig.now);
+    rig.deliver(true);
+    assert_eq!(rig.standby.committed(), Seq(0), "the next append would tell it");
+    assert!(rig.feed.poll_timeout().is_some());
+    rig.sleep(25);
+    rig.deliver(true);
+    assert_eq!(rig.standby.committed(), Seq(11));
+    assert_eq!(rig.feed.poll_timeout(), None);
+}
+
+#[test]
+fn promises_are_asked_for_while_queries_are_served() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    rig.feed.ask_leases(ms(101));
+    let before = rig.appends.len();
+    for _ in 0..20 {
+        rig.sleep(10);
+        rig.deliver(true);
+    }
+    let asked = rig.appends[before..].iter().filter(|append| append.lease).count();
+    assert!((3..=4).contains(&asked), "{asked} in 100 ms, one per 25");
+    assert_eq!(rig.feed.poll_timeout(), None);
+}
+
+#[test]
+fn a_newer_epoch_deposes() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    let what = Told::Fenced { promised: Epoch(6) };
+    let answer = Answer { shard: SHARD, epoch: Epoch(5), disk: disk(2), what };
+    rig.feed.handle_answer(&node(2), &answer, rig.now);
+    assert_eq!(rig.feed.poll_effect(), Some(Effect::Deposed { by: Epoch(6) }));
+}
+
+#[test]
+fn what_everybody_holds_is_not_kept() {
+    let mut rig = Rig::new(&[(4, 10)], vec![segment(4, 5, 10)], &[(4, 10)]);
+    for seq in 11..20 {
+        rig.append(segment(5, seq, seq));
+    }
+    assert!(rig.feed.kept_bytes() > 0);
+    rig.deliver(true);
+    rig.feed.handle_committed(Seq(19), rig.now);
+    assert_eq!((rig.feed.kept_bytes(), rig.feed.matched()), (0, Seq(19)));
+}
+
+#[test]
+fn a_copy_that_falls_behind_what_is_kept_is_asked_where_that_begins() {
+    let config = Config { retain_bytes: 30, window_bytes: 20, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    for seq in 11..40 {
+        rig.append(segment(5, seq, seq));
+        rig.feed.handle_committed(Seq(seq), rig.now);
+        rig.deliver(false);
+    }
+    rig.sleep(100);
+    rig.deliver(true);
+    assert_eq!(rig.copies, [at(5, 39)], "it has 10, which is not kept any more");
+}

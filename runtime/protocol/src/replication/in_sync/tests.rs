@@ -1,0 +1,246 @@
+//! What counts, who joins, who leaves: each rule as a story of a few lines.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn node(at: u8) -> NodeId {
+    NodeId::new(&format!("n{at}")).unwrap()
+}
+
+fn disk(at: u8) -> DiskId {
+    DiskId::from_bytes([at; 16])
+}
+
+fn claims(nodes: &[u8]) -> BTreeMap<NodeId, DiskId> {
+    nodes.iter().map(|&at| (node(at), disk(at))).collect()
+}
+
+fn copies(version: u64, in_sync: &[u8], wanted: &[u8]) -> Copies {
+    let (in_sync, wanted) = (claims(in_sync), claims(wanted));
+    Copies { version, in_sync, wanted, gone: BTreeSet::new() }
+}
+
+fn ms(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+/// The copies of n1, whose epoch begins with entry 1.
+fn primary(in_sync: &[u8], wanted: &[u8], min_insync: u8) -> InSync {
+    InSync::new(node(1), copies(7, in_sync, wanted), min_insync, Seq(1), Timing::default())
+}
+
+fn holds(set: &mut InSync, at: u8, upto: u64) {
+    set.handle_holds(&node(at), disk(at), Seq(upto)).unwrap();
+}
+
+#[test]
+fn one_member_is_the_single_copy_case() {
+    let mut one = primary(&[1], &[1], 1);
+    holds(&mut one, 1, 5);
+    assert_eq!(one.watermark(), Seq(5));
+    assert!(one.has_lease(ms(0)) && one.is_confirmed_since(ms(9)), "there is nobody to ask");
+}
+
+#[test]
+fn the_slowest_member_holds_the_watermark_and_late_acks_change_nothing() {
+    let mut three = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    holds(&mut three, 1, 9);
+    holds(&mut three, 3, 8);
+    assert_eq!(three.watermark(), Seq(0));
+    holds(&mut three, 2, 6);
+    holds(&mut three, 2, 4);
+    assert_eq!((three.watermark(), three.durable(&node(2))), (Seq(6), Some(Seq(6))));
+}
+
+#[test]
+fn strangers_and_other_disks_do_not_count() {
+    let mut two = primary(&[1, 2], &[1, 2], 2);
+    let refused = AckError::NotCopy { node: node(2) };
+    assert_eq!(two.handle_holds(&node(2), disk(9), Seq(3)), Err(refused));
+    let refused = AckError::NotCopy { node: node(7) };
+    assert_eq!(two.handle_heard(&node(7), disk(7), ms(1), true), Err(refused));
+}
+
+#[test]
+fn a_set_below_the_minimum_commits_nothing() {
+    let mut one = primary(&[1], &[1, 2], 2);
+    holds(&mut one, 1, 4);
+    assert_eq!(one.watermark(), Seq(0));
+}
+
+#[test]
+fn a_learner_is_waited_for_from_when_it_holds_what_is_committed() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    holds(&mut set, 3, 0);
+    holds(&mut set, 1, 5);
+    holds(&mut set, 2, 5);
+    assert_eq!(set.poll_proposal(ms(0)), None, "n3 holds nothing");
+    holds(&mut set, 3, 4);
+    assert_eq!(set.poll_proposal(ms(0)), None, "n3 lacks an entry that is committed");
+    holds(&mut set, 3, 5);
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 3])));
+    holds(&mut set, 1, 8);
+    holds(&mut set, 2, 8);
+    assert_eq!(set.watermark(), Seq(5), "n3 may be in the set already");
+    assert_eq!(set.poll_proposal(ms(1)), None);
+    assert_eq!(set.poll_proposal(ms(100)), Some(claims(&[1, 2, 3])), "no answer: again");
+    set.handle_copies(copies(8, &[1, 2, 3], &[1, 2, 3]));
+    holds(&mut set, 3, 8);
+    assert_eq!((set.watermark(), set.poll_proposal(ms(300))), (Seq(8), None));
+}
+
+#[test]
+fn nobody_joins_before_the_noop_is_committed() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    holds(&mut set, 3, 1);
+    assert_eq!(set.poll_proposal(ms(0)), None);
+    holds(&mut set, 1, 1);
+    holds(&mut set, 2, 1);
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 3])));
+}
+
+#[test]
+fn who_was_refused_is_let_go_by_a_proposal_of_the_set_as_it_is() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    assert!(set.poll_proposal(ms(0)).is_some());
+    set.handle_timeout(Seq(2), ms(0));
+    set.handle_timeout(Seq(2), ms(400));
+    let again = set.poll_proposal(ms(400));
+    assert_eq!(again, Some(claims(&[1, 2])), "n3 is too slow, and still waited for");
+    holds(&mut set, 1, 2);
+    holds(&mut set, 2, 2);
+    assert_eq!(set.watermark(), Seq(1), "the older proposal may still be accepted");
+    set.handle_copies(copies(8, &[1, 2], &[1, 2, 3]));
+    assert_eq!(set.watermark(), Seq(2), "now it cannot");
+}
+
+#[test]
+fn a_member_that_holds_writes_up_is_proposed_away_and_waited_for_until_it_is() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    holds(&mut set, 1, 2);
+    holds(&mut set, 2, 2);
+    set.handle_timeout(Seq(2), ms(0));
+    set.handle_timeout(Seq(2), ms(299));
+    assert_eq!(set.poll_proposal(ms(299)), None);
+    set.handle_timeout(Seq(2), ms(300));
+    assert_eq!(set.poll_proposal(ms(300)), Some(claims(&[1, 2])));
+    assert_eq!(set.watermark(), Seq(1));
+    set.handle_copies(copies(8, &[1, 2], &[1, 2, 3]));
+    assert_eq!(set.watermark(), Seq(2));
+    holds(&mut set, 3, 2);
+    assert_eq!(set.poll_proposal(ms(301)), Some(claims(&[1, 2, 3])), "it caught up");
+}
+
+#[test]
+fn a_slow_copy_that_moves_is_not_too_slow() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    for step in 0..10 {
+        holds(&mut set, 3, step + 1);
+        set.handle_timeout(Seq(20), ms(step * 200));
+    }
+    let set = set.poll_proposal(ms(2000)).unwrap();
+    assert_eq!(set, claims(&[1, 3]), "n2 stood still, n3 did not");
+}
+
+#[test]
+fn the_set_only_grows_while_too_few_acknowledged_the_epoch() {
+    let gone = |version| {
+        let mut said = copies(version, &[1, 2, 3], &[1, 2]);
+        said.gone.insert(node(3));
+        said
+    };
+    let mut set = InSync::new(node(1), gone(7), 2, Seq(1), Timing::default());
+    holds(&mut set, 1, 1);
+    assert_eq!(set.poll_proposal(ms(0)), None, "n2 has not acknowledged, n3 may be the last");
+    holds(&mut set, 2, 0);
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2])));
+}
+
+#[test]
+fn who_is_not_wanted_leaves_when_all_who_are_have_come() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 4], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    assert_eq!(set.poll_proposal(ms(0)), None, "n4 is not there yet");
+    holds(&mut set, 4, 1);
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 4])));
+}
+
+#[test]
+fn a_copy_on_a_new_disk_begins_anew() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    assert!(set.poll_proposal(ms(0)).is_some());
+    let mut wiped = copies(7, &[1, 2], &[1, 2]);
+    wiped.wanted.insert(node(3), disk(33));
+    set.handle_copies(wiped);
+    let known: Vec<_> = set.copies().filter(|(at, ..)| **at == node(3)).collect();
+    assert_eq!(known, [(&node(3), disk(33), Seq(0), false)]);
+    assert!(set.handle_holds(&node(3), disk(3), Seq(9)).is_err());
+}
+
+#[test]
+fn a_copy_that_lost_what_it_acknowledged_is_to_leave() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 5));
+    set.handle_regressed(&node(3), disk(3), Seq(2));
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2])));
+    assert_eq!(set.watermark(), Seq(5), "what is committed stays committed");
+}
+
+#[test]
+fn a_lease_is_everybodys_promise_counted_from_when_it_was_asked_for() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    set.handle_heard(&node(2), disk(2), ms(10), true).unwrap();
+    assert!(!set.has_lease(ms(20)), "n3 promised nothing");
+    set.handle_heard(&node(3), disk(3), ms(20), true).unwrap();
+    assert!(set.has_lease(ms(89)) && !set.has_lease(ms(90)), "80 ms from when n2 was asked");
+    set.handle_heard(&node(2), disk(2), ms(60), false).unwrap();
+    assert!(!set.has_lease(ms(90)), "heard, and not promised");
+    assert!(set.is_confirmed_since(ms(19)) && !set.is_confirmed_since(ms(20)), "n3 before that");
+}
+
+proptest! {
+    /// Whatever comes: the watermark never runs backwards, and when it moves, the confirmed set
+    /// has its least size and every copy that may be a member holds it.
+    #[test]
+    fn what_is_committed_is_held_by_whoever_may_be_promoted(
+        ops in prop::collection::vec((1..5_u8, 0..30_u64, 0..5_u8), 0..200),
+    ) {
+        let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+        let (mut version, mut confirmed, mut proposed) = (7, claims(&[1, 2]), Vec::new());
+        let mut before = Seq(0);
+        for (now, (at, upto, kind)) in ops.into_iter().enumerate() {
+            let now = ms(now as u64 * 50);
+            match kind {
+                0 => {
+                    // The control plane accepts any proposal for this version, the latest or not.
+                    if let Some(accepted) = proposed.pop() {
+                        version += 1;
+                        confirmed = accepted;
+                        proposed.clear();
+                        let wanted = claims(&[1, 2, if upto % 2 == 0 { 3 } else { 4 }]);
+                        let in_sync = confirmed.clone();
+                        set.handle_copies(Copies { version, in_sync, wanted, gone: BTreeSet::new() });
+                    }
+                }
+                1 => {
+                    set.handle_timeout(Seq(30), now);
+                    proposed.extend(set.poll_proposal(now));
+                }
+                _ => drop(set.handle_holds(&node(at), disk(at), Seq(upto))),
+            }
+            prop_assert!(set.watermark() >= before);
+            if set.watermark() > before {
+                prop_assert!(confirmed.len() >= 2);
+                for member in confirmed.keys().chain(proposed.iter().flat_map(BTreeMap::keys)) {
+                    prop_assert!(set.durable(member).unwrap() >= set.watermark(), "{member}");
+                }
+            }
+            before = set.watermark();
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a standby takes and when it says so.
+
+use super::*;
+use crate::entry::{Entry, Op, SegmentWriter};
+use crate::time::LogTime;
+
+const SHARD: ShardId = ShardId(3);
+const DISK: DiskId = DiskId::from_bytes([2; 16]);
+
+fn at(epoch: u64, seq: u64) -> Position {
+    Position { epoch: Epoch(epoch), seq: Seq(seq) }
+}
+
+fn segment(epoch: u64, first: u64, last: u64) -> Segment {
+    let mut writer = SegmentWriter::new(SHARD, Epoch(epoch), Seq(first - 1));
+    for seq in first..=last {
+        writer.push(&Entry { seq: Seq(seq), log_time: LogTime(0), op: Op::Noop });
+    }
+    writer.take().unwrap()
+}
+
+fn append(epoch: u64, prev: Position, segments: Vec<Segment>, committed: u64) -> Append {
+    let (shard, epoch, committed) = (SHARD, Epoch(epoch), Seq(committed));
+    Append { shard, epoch, sent_at: 5, lease: true, prev, segments, committed }
+}
+
+fn fresh() -> Standby {
+    let history = History::new(Position::default());
+    let kept = Kept { promised: Epoch(0), history, committed: Seq(0) };
+    Standby::new(SHARD, DISK, kept, Timing::default(), Instant::ZERO)
+}
+
+/// What it answered, and the ticket of what it wants durable.
+fn effects(standby: &mut Standby) -> (Vec<Told>, Option<u64>) {
+    let (mut told, mut ticket) = (Vec::new(), None);
+    while let Some(effect) = standby.poll_effect() {
+        match effect {
+            Effect::Answer(answer) => told.push(answer.what),
+            Effect::Persist { ticket: number, .. } => ticket = Some(number),
+            Effect::Commit(_) | Effect::Discard => {}
+        }
+    }
+    (told, ticket)
+}
+
+const HEARD: Told = Told::Heard { sent_at: 5, promised: true };
+
+#[test]
+fn it_answers_when_the_promise_and_the_entries_are_on_disk() {
+    let mut standby = fresh();
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 3)], 0), Instant::ZERO).unwrap();
+    let (told, ticket) = effects(&mut standby);
+    assert_eq!(told, [HEARD]);
+    standby.handle_durable(ticket.unwrap());
+    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(3) }]);
+    standby.handle_append(&append(1, at(1, 3), vec![], 3), Instant::ZERO).unwrap();
+    assert_eq!(effects(&mut standby).0, [HEARD, Told::Holds { upto: Seq(3) }]);
+    assert_eq!(standby.committed(), Seq(3));
+}
+
+#[test]
+fn a_promise_alone_is_on_disk_before_anything_is_acknowledged() {
+    let mut standby = fresh();
+    standby.handle_append(&append(2, at(1, 4), vec![], 0), Instant::ZERO).unwrap();
+    let gap = Told::Gap { sent_at: 5, last: at(0, 0) };
+    assert_eq!(effects(&mut standby), (vec![HEARD, gap], None));
+    standby.handle_append(&append(2, at(0, 0), vec![], 0), Instant::ZERO).unwrap();
+    let (told, ticket) = effects(&mut standby);
+    assert_eq!(told, [HEARD], "nothing new, and still a promise to write");
+    standby.handle_durable(ticket.unwrap());
+    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(0) }]);
+}
+
+#[test]
+fn a_deposed_primary_is_told_so() {
+    let mut standby = fresh();
+    standby.handle_append(&append(4, at(0, 0), vec![], 0), Instant::ZERO).unwrap();
+    effects(&mut standby);
+    standby.handle_append(&append(3, at(0, 0), vec![segment(3, 1, 1)], 0), Instant::ZERO).unwrap();
+    let fenced = Told::Fenced { promised: Epoch(4) };
+    assert_eq!(effects(&mut standby), (vec![fenced], None));
+    assert_eq!(standby.last(), at(0, 0));
+}
+
+#[test]
+fn an_acknowledgement_that_a_newer_epoch_overtook_is_not_sent() {
+    let mut standby = fresh();
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 1)], 0), Instant::ZERO).unwrap();
+    let (_, first) = effects(&mut standby);
+    standby.handle_append(&append(2, at(1, 1), vec![segment(2, 2, 2)], 0), Instant::ZERO).unwrap();
+    let (_, second) = effects(&mut standby);
+    standby.handle_durable(first.unwrap());
+    assert_eq!(effects(&mut standby).0, []);
+    standby.handle_durable(second.unwrap());
+    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(2) }]);
+}
+
+#[test]
+fn what_conflicts_goes_and_what_is_committed_never() {
+    let mut standby = fresh();
+    let first = append(1, at(0, 0), vec![segment(1, 1, 5)], 2);
+    standby.handle_append(&first, Instant::ZERO).unwrap();
+    standby.handle_append(&append(3, at(1, 4), vec![segment(3, 5, 5)], 2), Instant::ZERO).unwrap();
+    assert_eq!(standby.last(), at(3, 5));
+    let wrong = append(4, at(1, 1), vec![segment(4, 2, 2)], 2);
+    let refused = standby.handle_append(&wrong, Instant::ZERO);
+    assert!(matches!(refused, Err(AppendError::BelowCommitted { at: Seq(2), .. })));
+    assert_eq!((standby.last(), standby.promised()), (at(3, 5), Epoch(3)), "nothing was changed");
+}
+
+#[test]
+fn a_segment_of_which_the_beginning_is_here_is_cut() {
+    let mut standby = fresh();
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 2)], 0), Instant::ZERO).unwrap();
+    effects(&mut standby);
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 4)], 0), Instant::ZERO).unwrap();
+    let written = std::iter::from_fn(|| standby.poll_effect()).find_map(|effect| match effect {
+        Effect::Persist { segments, .. } => Some(segments),
+        _ => None,
+    });
+    assert_eq!(written, Some(vec![segment(1, 3, 4)]));
+}
+
+#[test]
+fn appends_that_do_not_fit_together_are_refused() {
+    let mut standby = fresh();
+    let hole = append(2, at(0, 0), vec![segment(1, 1, 2), segment(1, 4, 4)], 0);
+    let ahead = append(2, at(0, 0), vec![segment(3, 1, 2)], 0);
+    let backwards = append(2, at(0, 0), vec![segment(2, 1, 2), segment(1, 3, 3)], 0);
+    let other = Append { shard: ShardId(4), ..append(2, at(0, 0), vec![], 0) };
+    for wrong in [hole, ahead, backwards, other] {
+        let refused = standby.handle_append(&wrong, Instant::ZERO);
+        assert!(matches!(refused, Err(AppendError::Malformed { .. })), "{wrong:?}");
+    }
+    assert_eq!(effects(&mut standby), (vec![], None));
+}
+
+#[test]
+fn it_serves_only_when_its_promise_is_over_and_in_a_newer_epoch() {
+    let mut standby = fresh();
+    let soon = Instant::from_millis(30);
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 1)], 0), soon).unwrap();
+    assert_eq!(standby.promote(Epoch(1)), Err(NotPromoted::Promised { promised: Epoch(1) }));
+    let succession = standby.promote(Epoch(2)).unwrap();
+    assert_eq!(succession.serve_from, Instant::from_millis(130));
+    assert_eq!(succession.history.last(), at(1, 1));
+}
+
+#[test]
+fn a_restarted_standby_keeps_the_promise_that_it_may_have_given() {
+    assert_eq!(fresh().promote(Epoch(1)).unwrap().serve_from, Instant::from_millis(100));
+}
+
+#[test]
+fn a_copy_counts_when_it_is_whole_and_is_forgotten_when_its_primary_is_deposed() {
+    let mut standby = fresh();
+    assert!(standby.handle_copy_begins(Epoch(2), at(2, 40)));
+    standby.handle_append(&append(2, at(2, 40), vec![], 40), Instant::ZERO).unwrap();
+    assert_eq!(effects(&mut standby).0, [HEARD], "it holds nothing yet");
+    assert_eq!(standby.promote(Epoch(3)), Err(NotPromoted::Incomplete));
+    assert!(standby.handle_copy_ends(Epoch(2)));
+    standby
+        .handle_append(&append(2, at(2, 40), vec![segment(2, 41, 41)], 40), Instant::ZERO)
+        .unwrap();
+    let (_, ticket) = effects(&mut standby);
+    standby.handle_durable(ticket.unwrap());
+    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(41) }]);
+
+    assert!(!standby.handle_copy_begins(Epoch(2), at(2, 30)), "it has more than that");
+    assert!(standby.handle_copy_begins(Epoch(2), at(2, 50)));
+    standby.handle_append(&append(3, at(2, 45), vec![], 45), Instant::ZERO).unwrap();
+    let effects: Vec<_> = std::iter::from_fn(|| standby.poll_effect()).collect();
+    assert!(effects.contains(&Effect::Discard));
+    assert_eq!(standby.last(), at(0, 0));
+    assert!(!standby.handle_copy_ends(Epoch(2)));
+}

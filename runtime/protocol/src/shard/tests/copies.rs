@@ -1,0 +1,103 @@
+//! Answers of a primary with standbys: what needs a lease, what a round proves, and when the first
+//! one may leave.
+
+use super::*;
+
+/// n1 with a standby n2, both of which hold the noop.
+fn pair() -> Rig {
+    pair_from(Instant::ZERO)
+}
+
+fn pair_from(serve_from: Instant) -> Rig {
+    let at = Moment { now: Instant::from_millis(1), wall: LogTime(1) };
+    let post = Post { serve_from, ..post(&["n1", "n2"]) };
+    let primary = Primary::new(Config::default(), post, Recovered::default(), at.wall);
+    let mut rig = Rig { primary, at };
+    rig.commit();
+    holds(&mut rig);
+    rig
+}
+
+fn holds(rig: &mut Rig) {
+    let last = rig.primary.last();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), last).unwrap();
+}
+
+fn heard(rig: &mut Rig, sent_at: u64, promised: bool) {
+    let sent_at = Instant::from_millis(sent_at);
+    rig.primary.handle_heard(&node("n2"), disk("n2"), (sent_at, promised), rig.at.now).unwrap();
+}
+
+fn sleep(rig: &mut Rig, until: u64) {
+    rig.at.now = Instant::from_millis(until);
+    rig.primary.handle_timeout(rig.at.now);
+}
+
+#[test]
+fn a_query_is_answered_under_a_lease() {
+    let mut rig = pair();
+    heard(&mut rig, 1, true);
+    sleep(&mut rig, 80);
+    rig.run(query("a"), 'q', answer());
+    assert!(!rig.primary.wants_round());
+    assert_eq!(rig.released(), "q");
+}
+
+#[test]
+fn without_one_it_waits_for_a_round_that_began_after_it() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    rig.run(query("a"), 'q', answer());
+    assert!(rig.primary.wants_round());
+    assert_eq!((rig.released().as_str(), rig.primary.pending()), ("", 1));
+    heard(&mut rig, 100, false);
+    assert_eq!(rig.released(), "", "that append may have been sent before the query");
+    heard(&mut rig, 101, false);
+    assert_eq!(rig.released(), "q");
+    assert!(!rig.primary.wants_round());
+}
+
+#[test]
+fn or_for_a_lease_that_comes_later_in_the_same_epoch() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    rig.run(query("a"), 'q', answer());
+    heard(&mut rig, 90, true);
+    assert_eq!(rig.released(), "q");
+}
+
+#[test]
+fn what_is_an_entry_needs_neither() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    rig.run(command("a"), 'c', put());
+    rig.run(keyed("b", "k"), 'k', unchanged());
+    rig.commit();
+    holds(&mut rig);
+    assert_eq!(rig.released(), "ck");
+    rig.run(command("a"), 'u', unchanged());
+    assert!(rig.primary.wants_round(), "it shows state, and is no entry");
+}
+
+#[test]
+fn who_waits_for_a_round_when_the_primary_ends_does_not_know() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    rig.run(query("a"), 'q', answer());
+    assert_eq!(rig.primary.step_down().unknown, ['q']);
+}
+
+#[test]
+fn nothing_is_answered_before_the_promise_to_the_primary_before_is_over() {
+    let mut rig = pair_from(Instant::from_millis(60));
+    heard(&mut rig, 1, true);
+    rig.run(command("a"), 'c', put());
+    rig.commit();
+    holds(&mut rig);
+    assert_eq!((rig.released().as_str(), rig.primary.is_active()), ("", false));
+    assert_eq!(rig.primary.poll_timeout(), Some(Instant::from_millis(60)));
+    sleep(&mut rig, 59);
+    assert_eq!(rig.released(), "");
+    sleep(&mut rig, 60);
+    assert_eq!((rig.released().as_str(), rig.primary.is_active()), ("c", true));
+}
