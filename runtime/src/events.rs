@@ -69,7 +69,8 @@ impl EventLog {
             match &record.event {
                 Event::ShardPromoted { .. }
                 | Event::HandoffBegan { .. }
-                | Event::ShardMoved { .. } => {
+                | Event::ShardMoved { .. }
+                | Event::InSyncChanged { .. } => {
                     tracing::debug!(event = ?record.event, map_version, "cluster event");
                 }
                 Event::ClusterCreated { .. }

@@ -11,12 +11,14 @@
 //! ```
 //!
 //! This file holds the words; `apply` is the state machine, `invariants` what is always true of
-//! its state, `director` decides what to propose next. The design is that of PacificA (Lin et al.,
+//! its state, `director` decides what to propose next; the primary of a shard with standbys
+//! proposes who is in sync with it. The design is that of PacificA (Lin et al.,
 //! MSR-TR-2008-25: a configuration service beside primary-backup groups) with Kafka's claims bound
 //! to a disk (KIP-841, KIP-903, KIP-966).
 
 mod apply;
 pub mod director;
+mod event;
 mod invariants;
 pub mod voters;
 #[cfg(test)]
@@ -27,6 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use xxhash_rust::xxh3::Xxh3;
+
+pub use event::Event;
 
 use crate::id::{BootId, ClusterId, DiskId, Epoch, NodeId, ShardId};
 
@@ -110,6 +114,12 @@ impl ClusterState {
         }
     }
 
+    /// Whether a shard may move to a member under this disk. Without standbys a move brings a copy
+    /// along; with standbys it leads to a copy that is in sync.
+    fn can_move_to(&self, config: &ShardConfig, node: &NodeId, disk: DiskId) -> bool {
+        self.standbys == 0 || config.is_in_sync(node, disk)
+    }
+
     /// How many shards a member has a part in: as primary, in an in-sync set, or as the target of
     /// a move under way; claims of a disk that it lost are counted.
     pub fn held_by(&self, node: &NodeId) -> u32 {
@@ -134,6 +144,11 @@ impl ShardConfig {
     /// What a command that was decided on this record expects.
     pub const fn expect(&self) -> Expect {
         Expect { epoch: self.epoch, version: self.version }
+    }
+
+    /// Whether the in-sync set has this very data directory of a node.
+    pub fn is_in_sync(&self, node: &NodeId, disk: DiskId) -> bool {
+        self.in_sync.get(node) == Some(&disk)
     }
 
     fn holds(&self, node: &NodeId) -> bool {
@@ -181,7 +196,7 @@ pub enum MemberState {
     Up,
     /// Hands its shards over, then leaves.
     Draining,
-    /// Not heard from; keeps its claims until it comes back or is removed.
+    /// Not heard from; keeps its claims until it comes back, is removed, or is replaced by others.
     Down,
 }
 
@@ -234,10 +249,12 @@ pub enum Health {
     Served,
     /// Its primary's node came back under the claimed disk: it wants a new epoch.
     Restarted,
-    /// Its primary's node is not heard from. The shard waits for it.
+    /// Its primary's node is not heard from. An in-sync copy takes over; without one, the shard
+    /// waits for it.
     Down,
-    /// Its primary's node came back with another disk. The shard waits for the old one: its claim
-    /// is kept, nothing is ever promoted that may lack what was acknowledged.
+    /// Its primary's node came back with another disk. An in-sync copy takes over; without one, the
+    /// shard waits for the old disk: its claim is kept, nothing is ever promoted that may lack what
+    /// was acknowledged.
     DiskLost,
 }
 
@@ -295,7 +312,8 @@ pub enum Command {
         /// What changed.
         targets: Vec<(ShardId, Vec<NodeId>)>,
     },
-    /// Makes a node the primary of shards that have none, or restarts a primary under a new epoch.
+    /// Makes a node the primary of shards that have none, restarts a primary under a new epoch, or
+    /// lets a copy that is in sync take over.
     Promote {
         /// For each shard what is expected of its record, and the new claim.
         shards: Vec<(ShardId, Expect, Claim)>,
@@ -305,7 +323,7 @@ pub enum Command {
         /// For each shard what is expected of its record, and where it goes.
         shards: Vec<(ShardId, Expect, Handoff)>,
     },
-    /// The source has copied everything and stopped: the target takes over.
+    /// The target holds everything and the source has stopped: the target takes over.
     CompleteHandoff {
         /// The shard.
         shard: ShardId,
@@ -320,6 +338,20 @@ pub enum Command {
         shard: ShardId,
         /// What is expected of its record.
         expect: Expect,
+    },
+    /// The primary says who is in sync with it. It lets a member go only when enough of those that
+    /// remain have acknowledged its epoch, and waits for the old set and for the new one until it
+    /// knows which holds. It asks again, also for an equal set, until the version of the record
+    /// moves: then none of its older proposals can succeed any more.
+    ProposeInSync {
+        /// The shard.
+        shard: ShardId,
+        /// What is expected of its record.
+        expect: Expect,
+        /// The primary that proposes.
+        from: Claim,
+        /// Who is in sync, the primary included.
+        in_sync: BTreeMap<NodeId, DiskId>,
     },
 }
 
@@ -407,87 +439,5 @@ pub enum ProposeRefused {
     NoLeader {
         /// Why.
         reason: String,
-    },
-}
-
-/// Something that happened to the cluster. Past tense, typed, one line in the event log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum Event {
-    /// The cluster was created.
-    ClusterCreated {
-        /// Its id.
-        cluster: String,
-        /// Its shards.
-        shards: u32,
-    },
-    /// A node joined for the first time, or with a new disk.
-    MemberJoined {
-        /// Who.
-        node: NodeId,
-    },
-    /// A member came back under the same identity.
-    MemberRestarted {
-        /// Who.
-        node: NodeId,
-    },
-    /// A member was not heard from.
-    MemberDown {
-        /// Who.
-        node: NodeId,
-    },
-    /// A member began to hand its shards over.
-    MemberDraining {
-        /// Who.
-        node: NodeId,
-    },
-    /// A member stays after all.
-    MemberUndrained {
-        /// Who.
-        node: NodeId,
-    },
-    /// A member left for good.
-    MemberLeft {
-        /// Who.
-        node: NodeId,
-    },
-    /// The placement was recomputed.
-    TargetsChanged {
-        /// How many shards want to be elsewhere.
-        shards: u32,
-    },
-    /// A shard has a new primary or a new start of one.
-    ShardPromoted {
-        /// The shard.
-        shard: ShardId,
-        /// The primary.
-        node: NodeId,
-        /// The epoch it serves in.
-        epoch: Epoch,
-    },
-    /// A planned move began.
-    HandoffBegan {
-        /// The shard.
-        shard: ShardId,
-        /// From whom.
-        from: NodeId,
-        /// To whom.
-        to: NodeId,
-    },
-    /// A planned move is done.
-    ShardMoved {
-        /// The shard.
-        shard: ShardId,
-        /// From whom.
-        from: NodeId,
-        /// To whom.
-        to: NodeId,
-        /// The epoch that the new primary serves in.
-        epoch: Epoch,
-    },
-    /// A planned move was given up.
-    HandoffAborted {
-        /// The shard.
-        shard: ShardId,
     },
 }

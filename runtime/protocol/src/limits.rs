@@ -26,6 +26,9 @@ pub const KINDS_MAX: usize = 4_096;
 pub const ADDR_BYTES_MAX: usize = 300;
 /// Members of a cluster.
 pub const MEMBERS_MAX: usize = 4_096;
+/// Shards that one command promotes: all of a node's in most clusters, and below the bytes that a
+/// command may have (some 250 each).
+pub const PROMOTED_SHARDS_MAX: usize = 4_096;
 /// Bytes at which a segment is closed and the next entry starts another.
 pub const SEGMENT_BYTES_TARGET: usize = 1 << 20;
 /// Bytes of one entry: a whole state, a stored reply, names, and what holds them together.

@@ -5,6 +5,8 @@
 //! placement is computed here, or members of two versions would diverge. The two limits that are
 //! checked are part of the rules and change with a feature level only.
 
+mod claims;
+
 use std::collections::BTreeSet;
 
 use super::{
@@ -69,6 +71,9 @@ impl ClusterState {
                 self.complete_handoff(shard, expect, to)
             }
             Command::AbortHandoff { shard, expect } => self.abort_handoff(shard, expect),
+            Command::ProposeInSync { shard, expect, from, in_sync } => {
+                self.propose_in_sync(shard, expect, &from, in_sync)
+            }
         }
     }
 
@@ -259,64 +264,6 @@ impl ClusterState {
         Ok(())
     }
 
-    fn promote(&mut self, shards: Vec<(ShardId, Expect, Claim)>) -> Result<Change> {
-        check_once(shards.iter().map(|(shard, ..)| *shard))?;
-        let mut next = Vec::with_capacity(shards.len());
-        for (shard, expect, claim) in shards {
-            next.push((shard, self.promoted(self.expected(shard, expect)?, claim)?));
-        }
-        let mut events = Vec::new();
-        for (shard, config) in next {
-            let node = config.primary.as_ref().expect("a promotion names a primary").node.clone();
-            events.push(Event::ShardPromoted { shard, node, epoch: config.epoch });
-            let before = std::mem::replace(&mut self.shards[shard.0 as usize], config);
-            events.extend(before.handoff.map(|_| Event::HandoffAborted { shard }));
-        }
-        Ok(if events.is_empty() { Change::None } else { Change::Shards(events) })
-    }
-
-    /// The record after the promotion of `claim`. A promotion removes nobody from the in-sync set;
-    /// a shard that never had a primary holds nothing, so that everyone is in sync with it.
-    fn promoted(&self, config: &ShardConfig, claim: Claim) -> Result<ShardConfig> {
-        self.check_registered(&claim)?;
-        let mut in_sync = config.in_sync.clone();
-        match &config.primary {
-            None => {
-                in_sync.insert(claim.node.clone(), claim.disk);
-                let standbys = self.standbys_at_start(config, &claim.node);
-                in_sync.extend(standbys.take(usize::from(self.min_insync) - 1));
-                if in_sync.len() < usize::from(self.min_insync) {
-                    return rule(format!("a shard starts with {} copies", self.min_insync));
-                }
-            }
-            Some(primary) if *primary == claim => return rule("it is the primary already"),
-            Some(_) if in_sync.get(&claim.node) != Some(&claim.disk) => {
-                return rule(format!("{} is not in sync under this data directory", claim.node));
-            }
-            Some(_) => {}
-        }
-        Ok(ShardConfig {
-            epoch: Epoch(config.epoch.0 + 1),
-            version: config.version + 1,
-            primary: Some(claim),
-            in_sync,
-            targets: config.targets.clone(),
-            handoff: None,
-        })
-    }
-
-    /// Who can hold a shard that never had a primary beside its first one.
-    pub(super) fn standbys_at_start<'a>(
-        &'a self,
-        config: &'a ShardConfig,
-        primary: &'a NodeId,
-    ) -> impl Iterator<Item = (NodeId, DiskId)> + 'a {
-        let others = config.targets.iter().filter(move |node| *node != primary);
-        let members = others.filter_map(|node| self.members.get_key_value(node));
-        let up = members.filter(|(_, member)| member.state != MemberState::Down);
-        up.map(|(node, member)| (node.clone(), member.disk))
-    }
-
     fn begin_handoff(&mut self, shards: Vec<(ShardId, Expect, Handoff)>) -> Result<Change> {
         check_once(shards.iter().map(|(shard, ..)| *shard))?;
         let mut events = Vec::new();
@@ -352,6 +299,7 @@ impl ClusterState {
         if target.state != MemberState::Up {
             return rule(format!("target {} is {:?}", handoff.to, target.state));
         }
+        self.check_can_move(config, &handoff.to, handoff.disk)?;
         Ok(from)
     }
 
@@ -364,11 +312,13 @@ impl ClusterState {
             return rule(format!("the shard moves to {}, not to {}", handoff.to, to.node));
         }
         self.check_registered(&to)?;
+        self.check_can_move(config, &to.node, to.disk)?;
         let mut in_sync = config.in_sync.clone();
-        in_sync.insert(to.node.clone(), to.disk);
-        if self.min_insync == 1 {
-            // The target holds everything under its disk, and one such copy is enough. Larger
-            // sets shrink by the new primary's proposal only, once enough have acknowledged it.
+        if self.standbys == 0 {
+            // The target got a copy of everything, and one copy is all that is wanted. With
+            // standbys it is in the set already, and the set shrinks by the new primary's proposal
+            // only, once enough have acknowledged its epoch.
+            in_sync.insert(to.node.clone(), to.disk);
             in_sync.remove(&source.node);
         }
         let from = source.node.clone();
@@ -394,6 +344,10 @@ impl ClusterState {
     }
 
     // -- checks --
+
+    fn check_can_move(&self, config: &ShardConfig, to: &NodeId, disk: DiskId) -> Result<()> {
+        if self.can_move_to(config, to, disk) { Ok(()) } else { not_in_sync(to) }
+    }
 
     fn member(&self, node: &NodeId) -> Result<&Member> {
         self.members.get(node).ok_or_else(|| ProposeRefused::NoMember { node: node.clone() })
@@ -435,6 +389,10 @@ fn check_once(shards: impl Iterator<Item = ShardId>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn not_in_sync<T>(node: &NodeId) -> Result<T> {
+    rule(format!("{node} is not in sync under this data directory"))
 }
 
 fn rule<T>(reason: impl Into<String>) -> Result<T> {

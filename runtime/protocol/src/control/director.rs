@@ -6,8 +6,9 @@
 //! the next plan is made for that one. A plan of a settled cluster is empty.
 //!
 //! ```text
-//!   1. members that are dead          SetDown, and nothing else before that is agreed
+//!   1. members that are dead          SetDown; with them only 2, for the shards that they leave
 //!   2. primaries that restarted       Promote: the same node, a new epoch
+//!      primaries that are lost        Promote: a copy that is in sync and heard
 //!   3. moves that cannot end          AbortHandoff: an end died, or the target is not wanted now
 //!   4. members changed                SetTargets: the placement, then
 //!   5. shards that never had one      Promote their first target
@@ -15,16 +16,17 @@
 //!   7. drained members without shards Leave
 //! ```
 //!
-//! A member that is down keeps its seat while it holds the only copy of anything: its shards can
-//! move nowhere, and a restart must not move the others to and fro. A draining member has no seat.
-//! Left open: a shard with standbys fails over only once replication can probe them; here a
-//! primary that is down is waited for.
+//! A primary without a copy to take over is waited for. With standbys a shard moves only to a copy
+//! that is in sync: its primary brings new targets in and lets old ones go. Without standbys, a
+//! member that is down keeps its seat while it holds the only copy of anything: its shards can move
+//! nowhere, and a restart must not move the others to and fro. A draining member has no seat.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Claim, ClusterState, Command, Expect, Handoff, Health, MemberState, ShardConfig};
 use crate::failure_detector::Verdict;
-use crate::id::{BootId, Epoch, NodeId, ShardId};
+use crate::id::{BootId, DiskId, Epoch, NodeId, ShardId};
+use crate::limits;
 use crate::placement::{self, Seat};
 use crate::ring::Ring;
 
@@ -51,35 +53,40 @@ impl Default for Config {
 /// What to propose next, in order. Empty when there is nothing to do but wait.
 pub fn plan(state: &ClusterState, view: &View, config: Config) -> Vec<Command> {
     let director = Director { state, view, config };
-    let downs = director.downs();
-    if state.cluster.is_none() || !downs.is_empty() {
-        return downs;
-    }
-    let mut commands = Vec::new();
-    let restarts = director.restarts();
-    if !director.is_forming() {
-        if let Some(retarget) = director.retarget() {
-            push_promote(&mut commands, restarts);
-            commands.extend(director.aborts());
-            commands.push(retarget);
-            return commands;
+    let mut commands = director.downs();
+    if !commands.is_empty() {
+        // Callers wait for a new primary: it is planned now, on the state as it will be.
+        let mut after = state.clone();
+        for down in &commands {
+            drop(after.apply(down.clone()));
         }
-        push_promote(&mut commands, [restarts, director.starts()].concat());
-        commands.extend(director.aborts());
-        commands.extend(director.moves());
-        commands.extend(director.leaves());
+        commands.extend(promote(&Director { state: &after, ..director }.successions()));
         return commands;
     }
-    push_promote(&mut commands, restarts);
+    if state.cluster.is_none() || director.is_forming() {
+        return commands;
+    }
+    let mut promotions = director.successions();
+    let retarget = director.retarget();
+    if retarget.is_none() {
+        promotions.extend(director.starts());
+    }
+    commands.extend(promote(&promotions));
+    commands.extend(director.aborts());
+    if retarget.is_some() {
+        commands.extend(retarget);
+        return commands;
+    }
+    commands.extend(director.moves());
+    commands.extend(director.leaves());
     commands
 }
 
 type Promotion = (ShardId, Expect, Claim);
 
-fn push_promote(commands: &mut Vec<Command>, shards: Vec<Promotion>) {
-    if !shards.is_empty() {
-        commands.push(Command::Promote { shards });
-    }
+fn promote(shards: &[Promotion]) -> impl Iterator<Item = Command> {
+    let commands = shards.chunks(limits::PROMOTED_SHARDS_MAX);
+    commands.map(|shards| Command::Promote { shards: shards.to_vec() })
 }
 
 struct Director<'a> {
@@ -104,16 +111,37 @@ impl Director<'_> {
             && self.state.shards.iter().all(|config| config.epoch == Epoch(0))
     }
 
-    fn restarts(&self) -> Vec<Promotion> {
-        let restarted = |config: &ShardConfig| {
-            let primary = config.primary.as_ref()?;
-            let is_back = self.state.health(config) == Health::Restarted;
-            is_back.then(|| self.state.claim_of(&primary.node))?
+    /// The shards whose primary restarted or is lost, and who serves them next.
+    fn successions(&self) -> Vec<Promotion> {
+        let succession = |(shard, config): (ShardId, &ShardConfig)| {
+            Some((shard, config.expect(), self.successor(config)?))
         };
-        let shards = self.state.shards();
-        shards
-            .filter_map(|(shard, config)| Some((shard, config.expect(), restarted(config)?)))
-            .collect()
+        self.state.shards().filter_map(succession).collect()
+    }
+
+    /// Who serves a shard next that its primary does not serve: the new start of the primary, or
+    /// else of the copies that are in sync and heard the one that is wanted most.
+    fn successor(&self, config: &ShardConfig) -> Option<Claim> {
+        match self.state.health(config) {
+            Health::Unassigned | Health::Served => None,
+            Health::Restarted => self.state.claim_of(&config.primary.as_ref()?.node),
+            Health::Down | Health::DiskLost => {
+                let heard =
+                    config.in_sync.iter().filter(|(node, disk)| self.is_heard(node, **disk));
+                let place = |node: &NodeId| config.targets.iter().position(|at| at == node);
+                let wanted = heard.min_by_key(|(node, _)| place(node).unwrap_or(usize::MAX));
+                self.state.claim_of(wanted?.0)
+            }
+        }
+    }
+
+    /// Whether the registered start of a member is heard, on this disk: it holds what was written
+    /// there. Everybody but the leader itself is judged.
+    fn is_heard(&self, node: &NodeId, disk: DiskId) -> bool {
+        let Some(member) = self.state.members.get(node) else { return false };
+        let alive = (member.boot, Verdict::Alive);
+        let heard = self.view.get(node).is_none_or(|judged| *judged == alive);
+        member.disk == disk && member.state != MemberState::Down && heard
     }
 
     fn aborts(&self) -> Vec<Command> {
@@ -125,8 +153,9 @@ impl Director<'_> {
             let target_lost = target.is_none_or(|target| target.disk != handoff.disk)
                 || !self.can_take(&handoff.to);
             let wanted = config.targets.first() == Some(&handoff.to);
-            // a restarted source loses its move by its promotion
-            if health != Health::Restarted && (health != Health::Served || target_lost || !wanted) {
+            // a source that is succeeded loses its move by that
+            let stuck = health != Health::Served || target_lost || !wanted;
+            if stuck && self.successor(config).is_none() {
                 aborts.push(Command::AbortHandoff { shard, expect: config.expect() });
             }
         }
@@ -149,12 +178,15 @@ impl Director<'_> {
     }
 
     fn seats(&self) -> Vec<Seat> {
+        // With standbys others hold what a lost member held, and a set that has none to spare takes
+        // no writes before somebody else has joined it.
+        let waits = self.state.standbys == 0;
         let holders: BTreeSet<&NodeId> =
             self.state.shards.iter().flat_map(|config| config.in_sync.keys()).collect();
         let members = self.state.members.iter();
         let seated = members.filter(|(node, member)| {
             !self.state.draining.contains(*node)
-                && (member.state == MemberState::Up || holders.contains(node))
+                && (member.state == MemberState::Up || waits && holders.contains(node))
         });
         seated
             .map(|(node, member)| Seat {
@@ -196,6 +228,9 @@ impl Director<'_> {
             let at_rest = config.handoff.is_none() && self.state.health(config) == Health::Served;
             if at_rest && primary.node != *to && self.can_take(to) && self.is_quiet(&primary.node) {
                 let disk = self.state.members[to].disk;
+                if !self.state.can_move_to(config, to, disk) {
+                    continue;
+                }
                 let stays = !self.state.draining.contains(&primary.node);
                 let handoff = Handoff { to: to.clone(), disk, plan: config.version + 1 };
                 moves.push((stays, (shard, config.expect(), handoff)));

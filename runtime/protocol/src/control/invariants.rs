@@ -69,6 +69,8 @@ impl ClusterState {
         holds(claim == Some(&primary.disk), "the primary is in sync, under its disk (I9)")?;
         let least = usize::from(self.min_insync);
         holds(config.in_sync.len() >= least, "the in-sync set is at least min_insync (I4)")?;
+        let single = self.standbys > 0 || config.in_sync.len() == 1;
+        holds(single, "without standbys a shard has one copy")?;
         let member = self.members.get(&primary.node);
         let of_the_past =
             member.is_some_and(|member| member.disk != primary.disk || member.boot >= primary.boot);
@@ -76,6 +78,8 @@ impl ClusterState {
         if let Some(handoff) = &config.handoff {
             holds(handoff.to != primary.node, "a move leads elsewhere")?;
             holds(known(&handoff.to), "a move leads to a member")?;
+            let open = self.can_move_to(config, &handoff.to, handoff.disk);
+            holds(open, "with standbys a move leads to a copy that is in sync")?;
         }
         Ok(())
     }

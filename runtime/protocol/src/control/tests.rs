@@ -3,6 +3,8 @@
 
 mod commands;
 mod director_plans;
+mod failover;
+mod in_sync;
 mod lives;
 mod machine;
 
@@ -71,33 +73,34 @@ fn is_rule(refused: &ProposeRefused) -> bool {
 }
 
 /// Applies the director's plans until there is none, with every member alive; the sources of moves
-/// do their part. Returns the moves that ended.
+/// and the primaries of shards with standbys do their part. Returns the moves that ended.
 fn settle(state: &mut ClusterState) -> u32 {
     let mut moved = 0;
     for _ in 0..1_000 {
-        let commands = plan(state, &View::new(), director::Config::default());
-        let idle = commands.is_empty();
-        for command in commands {
+        let before = state.version;
+        for command in plan(state, &View::new(), director::Config::default()) {
             apply(state, command);
         }
-        let under_way: Vec<_> =
-            (0..).zip(&state.shards).filter(|(_, config)| config.handoff.is_some()).collect();
-        assert!(under_way.len() <= 8, "bounded moves");
-        if idle && under_way.is_empty() {
-            return moved;
-        }
-        let shards: Vec<_> = under_way.into_iter().map(|(shard, _)| ShardId(shard)).collect();
-        for shard in shards {
+        let moving = state.shards.iter().filter(|config| config.handoff.is_some()).count();
+        assert!(moving <= 8, "bounded moves");
+        for shard in (0..u32::try_from(state.shards.len()).unwrap()).map(ShardId) {
+            if let Some(command) = proposal(state, shard, |_| true) {
+                apply(state, command);
+            }
             if let Some(command) = completion(state, shard) {
                 apply(state, command);
                 moved += 1;
             }
         }
+        if state.version == before {
+            assert_eq!(moving, 0, "every move ends");
+            return moved;
+        }
     }
     panic!("the cluster does not settle");
 }
 
-/// What the source of a move proposes when everything is copied, if both ends are there.
+/// What the source of a move proposes when the target holds everything, if both ends are there.
 fn completion(state: &ClusterState, shard: ShardId) -> Option<Command> {
     let config = state.shard(shard)?;
     let handoff = config.handoff.as_ref()?;
@@ -108,10 +111,39 @@ fn completion(state: &ClusterState, shard: ShardId) -> Option<Command> {
     both_there.then_some(Command::CompleteHandoff { shard, expect, to })
 }
 
+/// What the primary of a shard with standbys proposes once every target that is `there` has caught
+/// up: these, or all that it has when these are too few. `None` when it has what it wants.
+fn proposal(
+    state: &ClusterState,
+    shard: ShardId,
+    there: impl Fn(&Claim) -> bool,
+) -> Option<Command> {
+    let config = state.shard(shard)?;
+    let from = config.primary.clone().filter(&there)?;
+    if state.standbys == 0 || state.health(config) != Health::Served {
+        return None;
+    }
+    let up = config.targets.iter().filter(|node| state.members[*node].state == MemberState::Up);
+    let caught_up = up.filter_map(|node| state.claim_of(node)).filter(&there);
+    let mut in_sync = BTreeMap::from([(from.node.clone(), from.disk)]);
+    in_sync.extend(caught_up.map(|claim| (claim.node, claim.disk)));
+    if in_sync.len() < usize::from(state.min_insync) {
+        in_sync = config.in_sync.clone().into_iter().chain(in_sync).collect();
+    }
+    let expect = config.expect();
+    let news = in_sync != config.in_sync;
+    news.then_some(Command::ProposeInSync { shard, expect, from, in_sync })
+}
+
 /// A settled cluster of `members` members on their first disks and starts, without standbys.
 fn cluster(members: u8, shards: u32) -> ClusterState {
+    replicated(members, shards, 0, 1)
+}
+
+/// As [`cluster`], with standbys.
+fn replicated(members: u8, shards: u32, standbys: u8, min_insync: u8) -> ClusterState {
     let mut state = ClusterState::new();
-    apply(&mut state, init(shards, 0, 1));
+    apply(&mut state, init(shards, standbys, min_insync));
     for at in 1..=members {
         apply(&mut state, register(at, disk(at, 0), 1));
     }
@@ -130,6 +162,17 @@ fn held(state: &ClusterState, at: u8) -> usize {
 fn promote(state: &ClusterState, shard: ShardId, at: u8) -> Command {
     let expect = state.shard(shard).unwrap().expect();
     Command::Promote { shards: vec![(shard, expect, state.claim_of(&node(at)).unwrap())] }
+}
+
+/// What the primary of a shard proposes: these nodes, each under the given of its disks.
+fn propose(state: &ClusterState, shard: ShardId, in_sync: &[(u8, u8)]) -> Command {
+    let config = state.shard(shard).unwrap();
+    let from = config.primary.clone().unwrap();
+    Command::ProposeInSync { shard, expect: config.expect(), from, in_sync: claims(in_sync) }
+}
+
+fn claims(of: &[(u8, u8)]) -> BTreeMap<NodeId, DiskId> {
+    of.iter().map(|&(at, generation)| (node(at), disk(at, generation))).collect()
 }
 
 fn begin(state: &ClusterState, shard: ShardId, at: u8) -> Command {
