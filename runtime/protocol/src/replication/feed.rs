@@ -170,7 +170,8 @@ impl Feed {
 
     /// Who else holds the shard, or should.
     pub fn handle_copies(&mut self, me: &NodeId, copies: &Copies, now: Instant) {
-        let all = copies.wanted.iter().chain(&copies.in_sync);
+        // A node that came back with another disk is fed for that one.
+        let all = copies.in_sync.iter().chain(&copies.wanted);
         let others: BTreeMap<&NodeId, &DiskId> = all.filter(|(node, _)| *node != me).collect();
         self.peers.retain(|node, peer| others.get(node) == Some(&&peer.disk));
         for (node, disk) in others {
@@ -246,6 +247,7 @@ impl Feed {
         match answer.what {
             Told::Heard { sent_at, promised } => {
                 let sent_at = Instant::from_nanos(sent_at);
+                peer.heard = peer.heard.max(sent_at);
                 self.effects.push_back(Effect::Heard { from, disk, sent_at, promised });
                 return;
             }
@@ -257,7 +259,8 @@ impl Feed {
             Told::Gap { sent_at, last } => {
                 let sent_at = Instant::from_nanos(sent_at);
                 let copying = matches!(peer.stage, Stage::Copying { .. });
-                if sent_at >= peer.attempt && !copying {
+                // One that comes after answers to later appends tells how it was, not how it is.
+                if sent_at >= peer.attempt.max(peer.heard) && !copying {
                     self.handle_gap(&from, last, now);
                 }
             }
@@ -330,7 +333,6 @@ impl Feed {
     fn pump(&mut self, now: Instant) {
         let nodes: Vec<_> = self.peers.keys().cloned().collect();
         for node in nodes {
-            self.find_again(&node, now);
             while self.may_send(&node) {
                 self.send(&node, now);
             }
@@ -362,6 +364,7 @@ impl Feed {
 
     /// Sends the next entries as far as there is room, or a heartbeat.
     fn send(&mut self, node: &NodeId, now: Instant) {
+        self.find_again(node, now);
         let Some(peer) = self.peers.get_mut(node) else { return };
         let full = peer.in_flight_bytes() >= self.config.window_bytes || !peer.takes_entries();
         let mut segments = Vec::new();

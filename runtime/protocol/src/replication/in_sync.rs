@@ -13,7 +13,8 @@
 //! taught somebody:
 //!
 //! * only acknowledgements from a claim's own disk count;
-//! * a learner joins when it holds the watermark, of a primary whose noop is committed;
+//! * a learner joins when it holds the watermark, and this epoch's noop: then it holds whatever an
+//!   earlier epoch committed;
 //! * a member leaves only by the primary's proposal, and only while `min_insync` of those that
 //!   stay, the primary included, have acknowledged this epoch; otherwise the set may only grow;
 //! * a proposal without an answer may have been accepted. It is made again until the record's
@@ -196,16 +197,17 @@ impl InSync {
             self.proposed_at = None;
         }
         let claims = copies.in_sync.iter().map(|claim| (claim, Standing::Member));
-        let others = copies.wanted.iter().filter(|(node, _)| !copies.in_sync.contains_key(*node));
+        // A node that came back with another disk is two copies: the claim, and one to be made.
+        let others =
+            copies.wanted.iter().filter(|(node, disk)| copies.in_sync.get(*node) != Some(*disk));
         let others = others.map(|claim| (claim, Standing::Learner));
+        let ignores = self.planted.has(Mutant::IgnoreDisk);
         let mut before = std::mem::take(&mut self.copies);
         for ((node, disk), standing) in claims.chain(others) {
-            let same = |copy: &Copy| copy.node == *node;
+            let same = |copy: &Copy| copy.node == *node && (copy.disk == *disk || ignores);
             let known = before.iter().position(same).map(|at| before.swap_remove(at));
-            let bound = |copy: &Copy| copy.disk == *disk || self.planted.has(Mutant::IgnoreDisk);
-            let mut copy = known
-                .filter(bound)
-                .unwrap_or_else(|| Copy::new(node.clone(), *disk, Standing::Learner));
+            let mut copy =
+                known.unwrap_or_else(|| Copy::new(node.clone(), *disk, Standing::Learner));
             copy.disk = *disk;
             // No older proposal can be accepted once the version moved: who joined joins anew.
             if moved || standing == Standing::Member || copy.standing == Standing::Member {
@@ -218,7 +220,7 @@ impl InSync {
             let joining = before.into_iter().filter(|copy| copy.standing == Standing::Joining);
             self.copies.extend(joining);
         }
-        self.copies.sort_by(|one, other| one.node.cmp(&other.node));
+        self.copies.sort_by(|one, other| (&one.node, one.disk).cmp(&(&other.node, other.disk)));
         self.said = copies;
     }
 
@@ -288,12 +290,11 @@ impl InSync {
 
     /// Learners that hold everything committed are waited for from now on, and proposed.
     fn look_for_joining(&mut self) {
-        if self.watermark < self.noop && !self.planted.has(Mutant::JoinBeforeNoop) {
-            return;
-        }
+        let early = self.planted.has(Mutant::JoinBeforeNoop);
+        let least = if early { self.watermark } else { self.watermark.max(self.noop) };
         for copy in &mut self.copies {
             let wanted = self.said.wanted.get(&copy.node) == Some(&copy.disk);
-            let enough = copy.durable >= self.watermark || self.planted.has(Mutant::JoinBehind);
+            let enough = copy.durable >= least || self.planted.has(Mutant::JoinBehind);
             if copy.standing == Standing::Learner && wanted && copy.acked && enough {
                 copy.standing = Standing::Joining;
             }
@@ -338,25 +339,28 @@ impl InSync {
     }
 
     fn proposed_set(&self, now: Instant) -> BTreeMap<NodeId, DiskId> {
-        let claims = |copies: &mut dyn Iterator<Item = &Copy>| -> BTreeMap<NodeId, DiskId> {
-            copies.map(|copy| (copy.node.clone(), copy.disk)).collect()
-        };
-        let may_join = |copy: &&Copy| {
-            copy.standing == Standing::Member
-                || copy.standing == Standing::Joining && !self.is_slow(copy, now)
-        };
-        let mut all = self.copies.iter().filter(may_join);
-        let grown = claims(&mut all);
+        let joins = |copy: &&Copy| copy.standing == Standing::Joining && !self.is_slow(copy, now);
+        let members = || self.copies.iter().filter(|copy| copy.standing == Standing::Member);
+        // A set has one claim of a node: the one that it has stays while it may only grow.
+        let claim = |copy: &Copy| (copy.node.clone(), copy.disk);
+        let mut grown: BTreeMap<_, _> = self.copies.iter().filter(joins).map(claim).collect();
+        grown.extend(members().map(claim));
+
         let complete = self.said.wanted.keys().all(|node| grown.contains_key(node));
-        let leaves = |copy: &Copy| {
+        let stays = |copy: &&Copy| {
             let surplus = complete && !self.said.wanted.contains_key(&copy.node);
             let gone = self.said.gone.contains(&copy.node);
-            copy.node != self.me && (gone || surplus || copy.lost || self.is_slow(copy, now))
+            copy.node == self.me || !(gone || surplus || copy.lost || self.is_slow(copy, now))
         };
-        let mut stay = self.copies.iter().filter(may_join).filter(|copy| !leaves(copy));
-        let sure = stay.clone().filter(|copy| copy.acked).count();
-        let unsure = self.planted.has(Mutant::SetBelowMinimum);
-        if sure >= usize::from(self.min_insync) || unsure { claims(&mut stay) } else { grown }
+        let shrunk: Vec<_> =
+            members().filter(stays).chain(self.copies.iter().filter(joins)).collect();
+        let sure = shrunk.iter().filter(|copy| copy.acked).count();
+        let enough = sure >= usize::from(self.min_insync);
+        if enough || self.planted.has(Mutant::SetBelowMinimum) {
+            shrunk.into_iter().map(claim).collect()
+        } else {
+            grown
+        }
     }
 
     fn is_slow(&self, copy: &Copy, now: Instant) -> bool {
@@ -391,8 +395,9 @@ impl InSync {
     }
 
     /// What a copy holds durably, as far as it has said.
-    pub fn durable(&self, node: &NodeId) -> Option<Seq> {
-        self.copies.iter().find(|copy| copy.node == *node).map(|copy| copy.durable)
+    pub fn durable(&self, node: &NodeId, disk: DiskId) -> Option<Seq> {
+        let mut copies = self.copies.iter();
+        copies.find(|copy| copy.node == *node && copy.disk == disk).map(|copy| copy.durable)
     }
 
     /// The copies by name: node, disk, how far it is, and whether a write waits for it.

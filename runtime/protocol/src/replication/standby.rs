@@ -20,13 +20,21 @@ use crate::id::{DiskId, Epoch, Seq, ShardId};
 use crate::mutants::{Mutant, Planted};
 use crate::time::Instant;
 
+/// Names a write. The standby that a shard has after another one, in the same process, takes no
+/// news of writes that the other one wanted: they say nothing of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    life: u64,
+    number: u64,
+}
+
 /// What a standby wants done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Make this durable in one write, after all before it, and say so by the ticket.
     Persist {
-        /// For [`Standby::handle_durable`]; they grow.
-        ticket: u64,
+        /// For [`Standby::handle_durable`].
+        ticket: Ticket,
         /// The newest epoch promised: what older primaries write is refused from now on.
         promised: Epoch,
         /// Entries. The first may have a place that others had: those, and all after, are gone.
@@ -101,9 +109,15 @@ pub struct Succession {
 
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
-    ticket: u64,
+    number: u64,
     epoch: Epoch,
     upto: Seq,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Copying {
+    epoch: Epoch,
+    ticket: Ticket,
 }
 
 /// A standby of one shard.
@@ -111,6 +125,7 @@ struct Waiting {
 pub struct Standby {
     shard: ShardId,
     disk: DiskId,
+    life: u64,
     timing: Timing,
     promised: Epoch,
     /// The newest promise that was given to the disk.
@@ -120,20 +135,27 @@ pub struct Standby {
     promise_until: Instant,
     next_ticket: u64,
     waiting: VecDeque<Waiting>,
-    /// The epoch whose primary copies the shard here, while it does.
-    copying: Option<Epoch>,
+    /// The copy that is under way.
+    copying: Option<Copying>,
     effects: VecDeque<Effect>,
     planted: Planted,
 }
 
 impl Standby {
     /// A standby with what its disk has of the shard. It may have promised something that it does
-    /// not remember, so it keeps a promise from now on.
-    pub fn new(shard: ShardId, disk: DiskId, kept: Kept, timing: Timing, now: Instant) -> Self {
+    /// not remember, so it keeps a promise from now on. `life` is a number that no standby of the
+    /// shard had before in this process.
+    pub fn new(
+        (shard, disk, life): (ShardId, DiskId, u64),
+        kept: Kept,
+        timing: Timing,
+        now: Instant,
+    ) -> Self {
         let Kept { promised, history, committed } = kept;
         Self {
             shard,
             disk,
+            life,
             timing,
             promised,
             written: promised,
@@ -181,7 +203,7 @@ impl Standby {
         }
         let heard = Told::Heard { sent_at: append.sent_at, promised: append.lease };
         self.answer(append.epoch, heard);
-        match self.copying {
+        match self.copying.map(|copy| copy.epoch) {
             Some(by) if by == append.epoch => return Ok(()),
             Some(_) => self.discard(),
             None if agrees => {
@@ -254,12 +276,11 @@ impl Standby {
         let epoch = append.epoch;
         let forgets = self.planted.has(Mutant::PromiseNotPersisted);
         if !new.is_empty() || self.written < self.promised && !forgets {
-            let ticket = self.next_ticket;
-            self.next_ticket += 1;
+            let ticket = self.ticket();
             let promised = if forgets { self.written } else { self.promised };
             self.written = promised;
             self.effects.push_back(Effect::Persist { ticket, promised, segments: new });
-            self.waiting.push_back(Waiting { ticket, epoch, upto });
+            self.waiting.push_back(Waiting { number: ticket.number, epoch, upto });
             if self.planted.has(Mutant::HoldsBeforeDurable) {
                 self.answer(epoch, Told::Holds { upto });
             }
@@ -271,9 +292,10 @@ impl Standby {
     }
 
     /// A write is on disk, and all before it.
-    pub fn handle_durable(&mut self, ticket: u64) {
+    pub fn handle_durable(&mut self, ticket: Ticket) {
         let mut last = None;
-        while self.waiting.front().is_some_and(|front| front.ticket <= ticket) {
+        let mine = ticket.life == self.life;
+        while self.waiting.front().is_some_and(|front| mine && front.number <= ticket.number) {
             last = self.waiting.pop_front();
         }
         if let Some(Waiting { epoch, upto, .. }) = last
@@ -284,24 +306,39 @@ impl Standby {
     }
 
     /// The primary of this epoch sends a copy of everything up to `base`: what is here of the shard
-    /// is replaced. `false` when that primary is deposed, or the copy would be older than this one.
-    pub fn handle_copy_begins(&mut self, epoch: Epoch, base: Position) -> bool {
-        if epoch < self.promised || base.seq < self.committed {
-            return false;
+    /// is replaced. The ticket names the copy, for its end. `None` when that primary is deposed, or
+    /// everything up to there is here: then what is here may be acknowledged beyond it, and stays.
+    pub fn handle_copy_begins(&mut self, epoch: Epoch, base: Position) -> Option<Ticket> {
+        let here = base.seq <= self.history.base().seq
+            || self.history.epoch_at(base.seq) == Some(base.epoch);
+        let needless = here && self.copying.is_none() && base.seq > Seq(0);
+        if epoch < self.promised || base.seq < self.committed || needless {
+            return None;
         }
         self.promised = epoch;
         self.waiting.clear();
         self.history = History::new(base);
-        self.copying = Some(epoch);
-        true
+        let ticket = self.ticket();
+        self.copying = Some(Copying { epoch, ticket });
+        Some(ticket)
+    }
+
+    const fn ticket(&mut self) -> Ticket {
+        let number = self.next_ticket;
+        self.next_ticket += 1;
+        Ticket { life: self.life, number }
     }
 
     /// The copy is whole and durable: from here on this is a standby like others. `false` when it
-    /// was given up meanwhile.
-    pub fn handle_copy_ends(&mut self, epoch: Epoch) -> bool {
-        if self.copying != Some(epoch) || epoch != self.promised {
+    /// was given up meanwhile, or another one was begun.
+    pub fn handle_copy_ends(&mut self, ticket: Ticket) -> bool {
+        let Some(Copying { epoch, .. }) = self.copying.filter(|copy| copy.ticket == ticket) else {
+            return false;
+        };
+        if epoch != self.promised {
             return false;
         }
+        self.written = self.written.max(epoch);
         self.copying = None;
         let base = self.history.base().seq;
         if base > self.committed {

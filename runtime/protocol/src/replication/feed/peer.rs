@@ -27,6 +27,8 @@ pub(super) struct Peer {
     /// Where this attempt to find its place began, and when.
     asked: Position,
     pub(super) attempt: Instant,
+    /// The latest append that it heard was sent then.
+    pub(super) heard: Instant,
     /// It acknowledged everything up to here.
     pub(super) matched: Seq,
     /// The last place and the bytes of each append that is not acknowledged.
@@ -47,6 +49,7 @@ impl Peer {
             next: from,
             asked: from,
             attempt: now,
+            heard: Instant::ZERO,
             matched: Seq(0),
             in_flight: VecDeque::new(),
             told: Seq(0),

@@ -63,7 +63,7 @@ impl Rig {
         theirs: &[(u64, u64)],
     ) -> Self {
         let kept = Kept { promised: Epoch(4), history: history(theirs), committed: Seq(0) };
-        let standby = Standby::new(SHARD, disk(2), kept, Timing::default(), Instant::ZERO);
+        let standby = Standby::new((SHARD, disk(2), 1), kept, Timing::default(), Instant::ZERO);
         let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, Seq(0));
         let (copies, appends) = (Vec::new(), Vec::new());
         let mut rig = Self { feed, standby, now: ms(1), held: Seq(0), copies, appends };
@@ -144,8 +144,8 @@ fn a_standby_that_is_too_far_behind_gets_the_states() {
     rig.append(segment(5, 102, 102));
     rig.deliver(true);
     assert_eq!(rig.held, Seq(0), "nothing is sent meanwhile");
-    assert!(rig.standby.handle_copy_begins(Epoch(5), at(5, 101)));
-    assert!(rig.standby.handle_copy_ends(Epoch(5)));
+    let copy = rig.standby.handle_copy_begins(Epoch(5), at(5, 101)).unwrap();
+    assert!(rig.standby.handle_copy_ends(copy));
     rig.feed.handle_copied(&node(2), true, rig.now);
     rig.deliver(true);
     assert_eq!((rig.held, rig.standby.last()), (Seq(102), at(5, 102)));
@@ -245,4 +245,17 @@ fn a_copy_that_falls_behind_what_is_kept_is_asked_where_that_begins() {
     rig.sleep(100);
     rig.deliver(true);
     assert_eq!(rig.copies, [at(5, 39)], "it has 10, which is not kept any more");
+}
+
+#[test]
+fn an_answer_that_comes_after_later_ones_changes_nothing() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    rig.now = ms(50);
+    rig.append(segment(5, 11, 11));
+    rig.deliver(true);
+    let what = Told::Gap { sent_at: ms(40).as_nanos(), last: at(4, 3) };
+    let answer = Answer { shard: SHARD, epoch: Epoch(5), disk: disk(2), what };
+    rig.feed.handle_answer(&node(2), &answer, rig.now);
+    assert_eq!(rig.feed.poll_effect(), None);
 }

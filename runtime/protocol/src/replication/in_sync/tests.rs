@@ -50,7 +50,7 @@ fn the_slowest_member_holds_the_watermark_and_late_acks_change_nothing() {
     assert_eq!(three.watermark(), Seq(0));
     holds(&mut three, 2, 6);
     holds(&mut three, 2, 4);
-    assert_eq!((three.watermark(), three.durable(&node(2))), (Seq(6), Some(Seq(6))));
+    assert_eq!((three.watermark(), three.durable(&node(2), disk(2))), (Seq(6), Some(Seq(6))));
 }
 
 #[test]
@@ -91,13 +91,28 @@ fn a_learner_is_waited_for_from_when_it_holds_what_is_committed() {
 }
 
 #[test]
-fn nobody_joins_before_the_noop_is_committed() {
-    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
-    holds(&mut set, 3, 1);
-    assert_eq!(set.poll_proposal(ms(0)), None);
+fn who_holds_the_noop_joins_also_while_the_set_cannot_commit_it() {
+    let mut set =
+        InSync::new(node(1), copies(7, &[1, 2], &[1, 2, 3]), 2, Seq(9), Timing::default());
+    holds(&mut set, 1, 9);
+    holds(&mut set, 3, 8);
+    assert_eq!(set.poll_proposal(ms(0)), None, "entries before the noop may be committed");
+    holds(&mut set, 3, 9);
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 3])), "n2 may be gone for good");
+}
+
+#[test]
+fn a_replaced_disk_is_a_copy_of_its_own_and_takes_the_place_of_the_claim() {
+    let mut said = copies(7, &[1, 2], &[1]);
+    said.wanted.insert(node(2), disk(22));
+    said.gone.insert(node(2));
+    let mut set = InSync::new(node(1), said, 2, Seq(1), Timing::default());
     holds(&mut set, 1, 1);
-    holds(&mut set, 2, 1);
-    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 3])));
+    assert_eq!(set.watermark(), Seq(0), "the claim is waited for");
+    set.handle_holds(&node(2), disk(22), Seq(1)).unwrap();
+    let replaced = [(node(1), disk(1)), (node(2), disk(22))].into();
+    assert_eq!(set.poll_proposal(ms(0)), Some(replaced));
+    assert_eq!(set.watermark(), Seq(0), "and still is");
 }
 
 #[test]
@@ -236,8 +251,9 @@ proptest! {
             prop_assert!(set.watermark() >= before);
             if set.watermark() > before {
                 prop_assert!(confirmed.len() >= 2);
-                for member in confirmed.keys().chain(proposed.iter().flat_map(BTreeMap::keys)) {
-                    prop_assert!(set.durable(member).unwrap() >= set.watermark(), "{member}");
+                for (member, disk) in confirmed.iter().chain(proposed.iter().flatten()) {
+                    let held = set.durable(member, *disk).unwrap();
+                    prop_assert!(held >= set.watermark(), "{member}");
                 }
             }
             before = set.watermark();

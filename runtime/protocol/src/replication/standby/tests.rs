@@ -27,11 +27,11 @@ fn append(epoch: u64, prev: Position, segments: Vec<Segment>, committed: u64) ->
 fn fresh() -> Standby {
     let history = History::new(Position::default());
     let kept = Kept { promised: Epoch(0), history, committed: Seq(0) };
-    Standby::new(SHARD, DISK, kept, Timing::default(), Instant::ZERO)
+    Standby::new((SHARD, DISK, 1), kept, Timing::default(), Instant::ZERO)
 }
 
 /// What it answered, and the ticket of what it wants durable.
-fn effects(standby: &mut Standby) -> (Vec<Told>, Option<u64>) {
+fn effects(standby: &mut Standby) -> (Vec<Told>, Option<Ticket>) {
     let (mut told, mut ticket) = (Vec::new(), None);
     while let Some(effect) = standby.poll_effect() {
         match effect {
@@ -154,11 +154,13 @@ fn a_restarted_standby_keeps_the_promise_that_it_may_have_given() {
 #[test]
 fn a_copy_counts_when_it_is_whole_and_is_forgotten_when_its_primary_is_deposed() {
     let mut standby = fresh();
-    assert!(standby.handle_copy_begins(Epoch(2), at(2, 40)));
+    let first = standby.handle_copy_begins(Epoch(2), at(2, 30)).unwrap();
+    let copy = standby.handle_copy_begins(Epoch(2), at(2, 40)).unwrap();
+    assert!(!standby.handle_copy_ends(first), "found by the simulator: the disk has another one");
     standby.handle_append(&append(2, at(2, 40), vec![], 40), Instant::ZERO).unwrap();
     assert_eq!(effects(&mut standby).0, [HEARD], "it holds nothing yet");
     assert_eq!(standby.promote(Epoch(3)), Err(NotPromoted::Incomplete));
-    assert!(standby.handle_copy_ends(Epoch(2)));
+    assert!(standby.handle_copy_ends(copy));
     standby
         .handle_append(&append(2, at(2, 40), vec![segment(2, 41, 41)], 40), Instant::ZERO)
         .unwrap();
@@ -166,11 +168,33 @@ fn a_copy_counts_when_it_is_whole_and_is_forgotten_when_its_primary_is_deposed()
     standby.handle_durable(ticket.unwrap());
     assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(41) }]);
 
-    assert!(!standby.handle_copy_begins(Epoch(2), at(2, 30)), "it has more than that");
-    assert!(standby.handle_copy_begins(Epoch(2), at(2, 50)));
+    assert_eq!(standby.handle_copy_begins(Epoch(2), at(2, 30)), None, "it has more than that");
+    let copy = standby.handle_copy_begins(Epoch(2), at(2, 50)).unwrap();
     standby.handle_append(&append(3, at(2, 45), vec![], 45), Instant::ZERO).unwrap();
     let effects: Vec<_> = std::iter::from_fn(|| standby.poll_effect()).collect();
     assert!(effects.contains(&Effect::Discard));
     assert_eq!(standby.last(), at(0, 0));
-    assert!(!standby.handle_copy_ends(Epoch(2)));
+    assert!(!standby.handle_copy_ends(copy));
+}
+
+/// Found by the simulator: a node with a slow disk was standby, primary and standby again, and a
+/// write of the first standby acknowledged what the second had not on disk.
+#[test]
+fn news_of_an_earlier_standbys_write_say_nothing() {
+    let mut standby = fresh();
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 1)], 0), Instant::ZERO).unwrap();
+    effects(&mut standby);
+    standby.handle_durable(Ticket { life: 0, number: 9 });
+    assert_eq!(effects(&mut standby).0, []);
+}
+
+/// Found by the simulator: an old answer made the primary copy to a standby that lacked nothing,
+/// and the copy took away what had been acknowledged after it.
+#[test]
+fn a_copy_of_what_is_here_is_not_taken() {
+    let mut standby = fresh();
+    standby.handle_append(&append(2, at(0, 0), vec![segment(2, 1, 9)], 4), Instant::ZERO).unwrap();
+    assert_eq!(standby.handle_copy_begins(Epoch(2), at(2, 8)), None);
+    assert_eq!(standby.last(), at(2, 9));
+    assert!(standby.handle_copy_begins(Epoch(3), at(3, 12)).is_some(), "that one is ahead");
 }
