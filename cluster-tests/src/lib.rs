@@ -1,8 +1,9 @@
-//! How the project is tested beyond its own unit tests: the simulator, and node processes that are
-//! started, killed and questioned.
+//! How the project is tested beyond its own unit tests: simulators, histories of what clients saw,
+//! and node processes that are started, killed and questioned.
 
 #[cfg(feature = "sim")]
 pub mod cluster_sim;
+pub mod history;
 pub mod processes;
 #[cfg(feature = "sim")]
 pub mod sim;
