@@ -9,7 +9,8 @@
 //!   1. members that are dead          SetDown; with them only 2, for the shards that they leave
 //!   2. primaries that restarted       Promote: the same node, a new epoch
 //!      primaries that are lost        Promote: a copy that is in sync and heard
-//!   3. moves that cannot end          AbortHandoff: an end died, or the target is not wanted now
+//!   3. moves that cannot end          AbortHandoff: something is said against an end, or the target
+//!                                     is not wanted now
 //!   4. members changed                SetTargets: the placement, then
 //!   5. shards that never had one      Promote their first target
 //!   6. shards elsewhere than wanted   BeginHandoff, a few at a time, drained members first
@@ -153,8 +154,11 @@ impl Director<'_> {
             let target_lost = target.is_none_or(|target| target.disk != handoff.disk)
                 || !self.can_take(&handoff.to);
             let wanted = config.targets.first() == Some(&handoff.to);
+            // one that cannot save would keep its moves for ever, and others from theirs
+            let source = config.primary.as_ref();
+            let source_stuck = source.is_some_and(|claim| !self.is_quiet(&claim.node));
+            let stuck = health != Health::Served || target_lost || source_stuck || !wanted;
             // a source that is succeeded loses its move by that
-            let stuck = health != Health::Served || target_lost || !wanted;
             if stuck && self.successor(config).is_none() {
                 aborts.push(Command::AbortHandoff { shard, expect: config.expect() });
             }

@@ -69,6 +69,38 @@ fn a_move_is_given_up_when_its_target_is_not_there() {
     assert!(!state.shards.iter().any(to_suspect), "nothing is given to a suspect");
 }
 
+/// A member whose disk was full kept as many moves as there may be at once, and ended none: the
+/// cluster moved nothing any more.
+#[test]
+fn a_source_that_cannot_let_go_keeps_nobody_else_from_moving() {
+    let mut state = cluster(3, 64);
+    for drained in [1, 2] {
+        apply(&mut state, Command::Drain { node: node(drained) });
+    }
+    let config = director::Config { moves_max: 3, ..director::Config::default() };
+    let direct = |state: &mut ClusterState, view: &View| {
+        for command in plan(state, view, config) {
+            apply(state, command);
+        }
+    };
+    let moving = |state: &ClusterState| -> Vec<NodeId> {
+        let shards = state.shards.iter().filter(|config| config.handoff.is_some());
+        shards.map(|config| config.primary.as_ref().unwrap().node.clone()).collect()
+    };
+    for _ in 0..2 {
+        direct(&mut state, &View::new());
+    }
+    let stuck = moving(&state)[0].clone();
+    assert_eq!(moving(&state).len(), 3);
+    let suspect: View = [(stuck.clone(), (BootId(1), Verdict::Suspect))].into();
+    for _ in 0..2 {
+        direct(&mut state, &suspect);
+    }
+    let sources = moving(&state);
+    assert_eq!(sources.len(), 3, "others have the room");
+    assert!(!sources.contains(&stuck), "{sources:?}");
+}
+
 #[test]
 fn a_move_that_nobody_wants_any_more_is_given_up() {
     let mut state = cluster(2, 16);
