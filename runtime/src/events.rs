@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_protocol::control::Event;
-use mainstay_protocol::id::NodeId;
+use mainstay_protocol::id::{BootId, NodeId};
 use mainstay_protocol::time::LogTime;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -21,7 +21,7 @@ pub const KEPT: usize = 4096;
 /// One event, as this node saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventRecord {
-    /// Counts from 1 on this node, without gaps.
+    /// Counts on this node, without gaps from its start to its end; a later start begins higher.
     pub id: u64,
     /// When this node applied it: milliseconds since the Unix epoch.
     pub at_ms: LogTime,
@@ -48,10 +48,17 @@ struct Ring {
 }
 
 impl EventLog {
-    /// An empty log of this node.
+    /// An empty log of this node, whose ids count from 1.
     pub fn new(node: NodeId) -> Self {
         let (live, _) = broadcast::channel(KEPT);
         Self { node, ring: Arc::default(), live }
+    }
+
+    /// The log of one start of a node. Its ids begin above those of the start before, which was at
+    /// most as many events as milliseconds ago: who resumes by an id of that one misses nothing.
+    pub fn of_start(node: NodeId, boot: BootId) -> Self {
+        let ring = Ring { last_id: boot.0, ..Ring::default() };
+        Self { ring: Arc::new(Mutex::new(ring)), ..Self::new(node) }
     }
 
     /// Appends what a change of the map brought, and tells live readers.
@@ -95,9 +102,11 @@ impl EventLog {
     }
 
     /// The kept records with an id greater than `after`, oldest first, and a feed of what follows
-    /// them without gap or overlap.
+    /// them without gap or overlap. An id that was never given here is of another log, of which a
+    /// reader has seen nothing that is in this one.
     pub fn since(&self, after: u64) -> (Vec<EventRecord>, broadcast::Receiver<EventRecord>) {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = if after > ring.last_id { 0 } else { after };
         let kept = ring.records.iter().filter(|record| record.id > after).cloned().collect();
         (kept, self.live.subscribe())
     }
@@ -120,6 +129,22 @@ mod tests {
         assert_eq!(kept.iter().map(|r| r.id).collect::<Vec<_>>(), [2]);
         assert_eq!(live.try_recv().unwrap().id, 3);
         assert!(live.try_recv().is_err());
+    }
+
+    /// A reader resumed with the id of an event of the start before, and missed all that followed.
+    #[test]
+    fn a_reader_that_resumes_after_a_restart_misses_nothing() {
+        let node = NodeId::new("n1").unwrap();
+        let before = EventLog::of_start(node.clone(), BootId(1_000));
+        before.record(1, [event("a"), event("b")]);
+        let seen = before.since(0).0.last().unwrap().id;
+        for boot in [BootId(2_000), BootId(500)] {
+            let log = EventLog::of_start(node.clone(), boot);
+            log.record(2, [event("c"), event("d"), event("e")]);
+            assert_eq!(log.since(seen).0.len(), 3, "a clock that went back does no harm");
+            let last = log.since(seen).0.last().unwrap().id;
+            assert_eq!(log.since(last - 1).0.len(), 1);
+        }
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl Node {
             identity: Arc::new(Identity::node(node.clone(), me.disk, me.boot, cluster)),
             transport: transport::Config::of(limits),
             intake: Intake::new(limits.requests, limits.request_bytes),
-            events: EventLog::new(node),
+            events: EventLog::of_start(node, me.boot),
             progress: Arc::default(),
             advertised: config.peers.advertise.clone().unwrap_or_else(|| addr.clone()),
             config,
