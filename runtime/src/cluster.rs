@@ -12,6 +12,7 @@
 
 mod admin;
 mod peers;
+mod phase;
 mod start;
 mod threads;
 
@@ -37,25 +38,11 @@ use crate::router::Router;
 use crate::storage::{Journal, State, Storage};
 
 pub use admin::{AdminError, EntityRow, Inspection, NodeView};
+pub use phase::Phase;
 pub use start::StartError;
 
 /// How long the lanes may take to their end.
 const LANES_END: Duration = Duration::from_secs(10);
-
-/// What a node is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
-    /// It has recovered its data and looks for its cluster.
-    Joining,
-    /// It is a member.
-    Member,
-    /// It is no member any more: it handed everything over, or was removed.
-    Left,
-    /// It ends, in order.
-    Stopping,
-    /// It cannot go on; the error says why.
-    Failed(Arc<StartError>),
-}
 
 /// A running node. Cheap to clone; the node runs until [`Cluster::shutdown`].
 #[derive(Debug, Clone)]
@@ -195,27 +182,21 @@ impl Cluster {
         self.0.phase.subscribe()
     }
 
-    /// Waits until this node is a member and serves what the map gives it.
+    /// Waits until this node is a member and serves what the map gives it. Also comes back when
+    /// it left its cluster before that: then [`Cluster::ended`] has nothing to wait for.
     ///
     /// # Errors
-    /// [`StartError`] when it cannot join; it ends then.
+    /// [`StartError`] when it cannot join or go on; or was told to end.
     pub async fn ready(&self) -> Result<(), Arc<StartError>> {
-        let mut phase = self.phase();
-        loop {
-            match &*phase.borrow_and_update() {
-                Phase::Failed(error) => return Err(Arc::clone(error)),
-                Phase::Member => break,
-                Phase::Left | Phase::Stopping => return Err(Arc::new(StartError::Stopped)),
-                Phase::Joining => {}
-            }
-            if phase.changed().await.is_err() {
-                return Err(Arc::new(StartError::Stopped));
-            }
+        tokio::select! {
+            biased;
+            over = self.over() => match over {
+                Phase::Failed(error) => Err(error),
+                Phase::Stopping => Err(Arc::new(StartError::Stopped)),
+                Phase::Left | Phase::Joining | Phase::Member => Ok(()),
+            },
+            () = self.serving() => Ok(()),
         }
-        while !self.serves().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok(())
     }
 
     /// Waits until the node does not serve any more: it left its cluster, or was told to end.
@@ -223,12 +204,25 @@ impl Cluster {
     /// # Errors
     /// [`StartError`] when it cannot go on. It still runs: shut it down, then start it again.
     pub async fn ended(&self) -> Result<(), Arc<StartError>> {
+        match self.over().await {
+            Phase::Failed(error) => Err(error),
+            Phase::Left | Phase::Stopping | Phase::Joining | Phase::Member => Ok(()),
+        }
+    }
+
+    /// The first phase in which the node serves no more.
+    async fn over(&self) -> Phase {
         let mut phase = self.phase();
-        let over = |phase: &Phase| !matches!(phase, Phase::Joining | Phase::Member);
-        let ended = phase.wait_for(over);
-        match ended.await.as_deref() {
-            Ok(Phase::Failed(error)) => Err(Arc::clone(error)),
-            _ => Ok(()),
+        let over = phase.wait_for(Phase::is_over).await;
+        over.map_or(Phase::Stopping, |phase| phase.clone())
+    }
+
+    async fn serving(&self) {
+        let mut phase = self.phase();
+        // Its sender is in this very handle.
+        drop(phase.wait_for(|phase| *phase == Phase::Member).await);
+        while !self.serves().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 

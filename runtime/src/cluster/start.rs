@@ -11,6 +11,7 @@ use mainstay_protocol::message::WIRE_VERSION;
 use tokio::sync::{Semaphore, watch};
 
 use super::peers::{Caller, Progress};
+use super::phase::{enter, fail};
 use super::threads::{LaneMaker, SystemThread};
 use super::{Cluster, Ending, Ingress, Inner, Lane, Phase, port_of};
 use crate::clock;
@@ -375,16 +376,19 @@ impl Node {
         let (plane, caller) = (Arc::clone(&control.plane), Arc::clone(&control.caller));
         let (phase, node, disk) = (phase.clone(), self.me.node.clone(), self.me.disk);
         drop(system.handle.spawn(async move {
-            match plane.join().await {
-                Ok(cluster) => tracing::info!(%cluster, "joined"),
-                Err(error) => return enter(&phase, Phase::Failed(Arc::new(error.into()))),
-            }
-            enter(&phase, Phase::Member);
             let control = plane.control();
             tokio::select! {
+                joined = plane.join() => match joined {
+                    Ok(cluster) => tracing::info!(%cluster, "joined"),
+                    Err(error) => return fail(&phase, error),
+                },
                 fatal = control.stopped() => {
-                    enter(&phase, Phase::Failed(Arc::new(StartError::Consensus(fatal.reason))));
+                    return fail(&phase, StartError::Consensus(fatal.reason));
                 }
+            }
+            enter(&phase, Phase::Member);
+            tokio::select! {
+                fatal = control.stopped() => fail(&phase, StartError::Consensus(fatal.reason)),
                 () = departed(control.state(), &*caller, &node, disk) => {
                     control.consensus().await_unseated(disk, UNSEATED).await;
                     enter(&phase, Phase::Left);
@@ -457,17 +461,6 @@ fn ingress_runtime() -> Result<tokio::runtime::Runtime, StartError> {
         .enable_all()
         .build()
         .map_err(|error| StartError::Thread(error.to_string()))
-}
-
-/// Goes on to the next phase, unless the node ends: what stops then was told to.
-fn enter(phase: &watch::Sender<Phase>, next: Phase) {
-    phase.send_if_modified(|phase| {
-        let goes_on = *phase != Phase::Stopping;
-        if goes_on {
-            *phase = next;
-        }
-        goes_on
-    });
 }
 
 /// How long a node waits for its own lanes when it looks at itself.
