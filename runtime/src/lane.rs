@@ -24,7 +24,7 @@ mod tests;
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -69,7 +69,9 @@ pub enum Input {
     /// A copy of a shard arrives, as this map plans it: let go of what is here of it.
     Arriving(Box<Arriving>),
     /// The map changed.
-    Map(Arc<ClusterState>),
+    Map(NewestMap),
+    /// The journal has room again: the push has woken the lane, and it runs what is ready.
+    Room,
     /// Somebody asks how things are.
     Inspect(Inspect),
     /// Time passed.
@@ -88,6 +90,25 @@ pub struct Arriving {
     /// Whether the lane let go: what it wrote of the shard is in the queues of storage then, and
     /// nothing will follow before the map makes this node the primary.
     pub let_go: oneshot::Sender<bool>,
+}
+
+/// The newest map that a lane has not seen. One waits at most, whatever number of them a lane
+/// misses that a handler holds up.
+#[derive(Debug, Clone, Default)]
+pub struct NewestMap(Arc<Mutex<Option<Arc<ClusterState>>>>);
+
+impl NewestMap {
+    /// Puts a map in the place of the one before, and wakes the lane unless that one still waits.
+    pub fn bring(&self, inbox: &LaneInbox, map: Arc<ClusterState>) {
+        let waits = self.0.lock().unwrap_or_else(PoisonError::into_inner).replace(map).is_some();
+        if !waits {
+            drop(inbox.push(Input::Map(self.clone())));
+        }
+    }
+
+    fn take(&self) -> Option<Arc<ClusterState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The way into a lane, for every other room. Cheap to clone.

@@ -22,7 +22,7 @@ use crate::entity::{Registry, RegistryError};
 use crate::events::EventLog;
 use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
-use crate::lane::{Adopt, Input, LaneInbox, lane_of};
+use crate::lane::{Adopt, Input, LaneInbox, NewestMap, lane_of};
 use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
@@ -401,15 +401,16 @@ impl Node {
     fn watch_map(&self, system: &SystemThread, control: &Control, lanes: &[Lane]) {
         let mut state = control.handle.state();
         let identity = Arc::clone(&self.identity);
-        let inboxes: Vec<_> = lanes.iter().map(|lane| lane.inbox.clone()).collect();
+        let lanes: Vec<_> =
+            lanes.iter().map(|lane| (lane.inbox.clone(), NewestMap::default())).collect();
         let gauges = super::peers::MapGauges::new();
         drop(system.handle.spawn(async move {
             loop {
                 let map = Arc::clone(&state.borrow_and_update());
                 identity.set_map_version(map.version);
                 gauges.tell(&map);
-                for inbox in &inboxes {
-                    drop(inbox.push(Input::Map(Arc::clone(&map))));
+                for (inbox, newest) in &lanes {
+                    newest.bring(inbox, Arc::clone(&map));
                 }
                 if state.changed().await.is_err() {
                     break;

@@ -125,7 +125,12 @@ impl Core {
                 self.with_serving(shard, |serving, _| serving.handle_mover_gave_up(&plan));
             }
             Input::Arriving(arriving) => self.handle_arriving(*arriving),
-            Input::Map(map) => self.handle_map(map),
+            Input::Map(newest) => {
+                if let Some(map) = newest.take() {
+                    self.handle_map(map);
+                }
+            }
+            Input::Room => {}
             Input::Inspect(question) => self.answer(question),
             Input::Tick => self.handle_tick(),
             Input::Stop(stopped) => self.handle_stop(stopped),

@@ -7,7 +7,8 @@
 //! Data does not go through an actix address: an actix mailbox costs an allocation and a wake-up
 //! per message and bounds nothing (see `docs/decisions/0002-credits-not-actix-capacity.md`). The
 //! queue has no bound of its own; everything that is pushed holds a credit of a bounded window
-//! (requests), or answers something that the lane asked for (storage, timers).
+//! (requests), answers something that the lane asked for (storage, timers), or waits there once
+//! (the newest map).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::core::{Core, Make};
 use super::env::{Env, NoPort};
 use super::kinds::Kinds;
-use super::{Arriving, Input, LaneInbox};
+use super::{Arriving, Input, LaneInbox, NewestMap};
 use crate::call::{Call, CallFuture, CallPort};
 use crate::clock;
 use crate::config::Config;
@@ -206,7 +206,7 @@ impl Rig {
     /// Changes the shard's record in the map, and lets the lane see it.
     async fn publish(&mut self, change: impl FnOnce(&mut ShardConfig)) {
         self.plan(change);
-        self.core.handle(Input::Map(Arc::new(self.map.clone())));
+        NewestMap::default().bring(&self.inbox, Arc::new(self.map.clone()));
         self.settle().await;
     }
 
@@ -422,7 +422,7 @@ async fn a_lane_lets_go_of_a_shard_before_its_copy_arrives() {
     assert!(let_go, "a lane that has nothing under way lets go");
     assert!(rig.core.shards.is_empty());
     for late in [behind, elsewhere] {
-        rig.core.handle(Input::Map(late));
+        NewestMap::default().bring(&rig.inbox, late);
         rig.settle().await;
         assert!(rig.core.shards.is_empty(), "a map from before the copy changes nothing");
     }
