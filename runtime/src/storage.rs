@@ -25,6 +25,7 @@ mod queue;
 mod recovery;
 mod reserve;
 mod state;
+mod stop;
 mod tables;
 
 use std::any::Any;
@@ -48,13 +49,14 @@ use recovery::Recovery;
 
 pub use error::{OpenError, StorageError};
 pub use identity::{Identity, SetClusterError};
-pub use journal::{Batch, Journal, JournalNews, Notify, ROOM_BYTES};
+pub use journal::{Batch, Journal, JournalNews, News, Notify};
 pub use recovery::{DirtyRow, Recovered, RecoveredShard};
 use reserve::Reserve;
 pub use state::{
     CheckpointBatch, CopyRows, DedupRow, Done, ImportBatch, OpenedShard, Scan, ScanCursor,
     ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
 };
+use stop::Stop;
 pub use tables::{Generation, JOURNAL_FILE, STATE_FILE};
 
 /// Threads that read state.
@@ -177,11 +179,16 @@ pub struct Opened {
 struct Steps {
     cut_least: u64,
     txn_rows: usize,
+    room_bytes: usize,
 }
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { cut_least: committer::CUT_LEAST, txn_rows: checkpoint::TXN_ROWS_MAX }
+        Self {
+            cut_least: committer::CUT_LEAST,
+            txn_rows: checkpoint::TXN_ROWS_MAX,
+            room_bytes: journal::ROOM_BYTES,
+        }
     }
 }
 
@@ -197,13 +204,14 @@ impl Opened {
         &self.recovery.recovered
     }
 
-    /// Starts the threads; `notify` gets the journal's news.
+    /// Starts the threads; `notify` gets their news.
     ///
     /// # Errors
     /// [`OpenError::Unusable`] when a thread cannot be started.
     pub fn start(self, notify: Notify) -> Result<(Storage, Recovered), OpenError> {
         let Self { identity, directory, reserve, recovery, journal_bytes, steps, .. } = self;
         let reserve = Arc::new(reserve);
+        let stop = Arc::new(Stop::new(Arc::clone(&notify)));
         let marks = Arc::new(Marks::default());
         for (shard, meta) in &recovery.shards {
             marks.set(*shard, Mark { applied: meta.applied, since: meta.since });
@@ -214,9 +222,11 @@ impl Opened {
             cut_below: recovery.cut_below,
             next: recovery.recovered.next_commit,
             cut_least: steps.cut_least,
+            room_bytes: steps.room_bytes as u64,
             bytes_soft: journal_bytes,
             marks: Arc::clone(&marks),
             reserve: Arc::clone(&reserve),
+            stop: Arc::clone(&stop),
         };
         let path = directory.path().to_owned();
         let fail = |error| OpenError::from_io(path.clone(), "start the threads of", error);
@@ -227,6 +237,7 @@ impl Opened {
             shards: recovery.shards,
             marks,
             reserve,
+            stop,
             next_commit: journal.next_counter(),
             txn_rows: steps.txn_rows,
             imports: BTreeMap::new(),
@@ -257,13 +268,14 @@ pub struct Storage {
 impl Storage {
     fn start_state(&mut self, writer: Writer, database: &Arc<Database>) -> io::Result<()> {
         let writes = Arc::clone(&self.state.writes);
+        let stop = Arc::clone(&writer.stop);
         let thread = std::thread::Builder::new().name("mainstay-state".to_owned());
         self.threads.push(thread.spawn(move || writer.run(&writes))?);
         for n in 0..LOADERS {
             let reads = Arc::clone(&self.state.reads);
-            let database = Arc::clone(database);
+            let (database, stop) = (Arc::clone(database), Arc::clone(&stop));
             let thread = std::thread::Builder::new().name(format!("mainstay-load-{n}"));
-            self.threads.push(thread.spawn(move || load::run(&reads, &database))?);
+            self.threads.push(thread.spawn(move || load::run(&reads, &database, &stop))?);
         }
         Ok(())
     }

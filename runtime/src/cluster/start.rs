@@ -26,7 +26,7 @@ use crate::lane::{Adopt, Input, LaneInbox, NewestMap, lane_of};
 use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
-use crate::storage::{self, JournalNews, OpenError, Opened, RecoveredShard, Storage, StorageError};
+use crate::storage::{self, News, OpenError, Opened, RecoveredShard, Storage, StorageError};
 use crate::transport::control::ControlChannel;
 use crate::transport::handshake::Identity;
 use crate::transport::intake::Intake;
@@ -54,10 +54,10 @@ pub enum StartError {
     /// The node is not let into a cluster, or finds none.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// The journal cannot be written. What was acknowledged is in it. Restart the node when its
-    /// disk is well.
-    #[error("the journal stopped: {0}")]
-    Journal(StorageError),
+    /// The journal or the state takes nothing more. What was acknowledged is in the journal.
+    /// Restart the node when its disk is well.
+    #[error("a file of the data directory stopped: {0}")]
+    File(StorageError),
     /// Consensus cannot go on. Restart the node.
     #[error("consensus stopped: {0}")]
     Consensus(String),
@@ -79,7 +79,7 @@ impl StartError {
             Self::Bind(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Join(error) => error.code(),
-            Self::Journal(_) => "MS-1110",
+            Self::File(_) => "MS-1110",
             Self::Consensus(_) => "MS-1107",
             Self::Thread(_) => "MS-1108",
             Self::Stopped => "MS-2105",
@@ -439,19 +439,17 @@ impl Node {
     }
 }
 
-/// Brings the journal's answers to the lanes. A journal that stopped ends the node: it could serve
-/// nothing any more, and its shards would wait for ever.
+/// Brings the journal's answers to the lanes. A file that stopped ends the node: it could serve
+/// or keep nothing any more, and its shards would wait for ever.
 fn notify(lanes: Vec<LaneInbox>, phase: watch::Sender<Phase>) -> storage::Notify {
-    Arc::new(move |news| {
-        if let JournalNews::Failed { error, .. } = &news {
-            enter(&phase, Phase::Failed(Arc::new(StartError::Journal(error.clone()))));
+    Arc::new(move |news| match news {
+        News::Journal(news) => {
+            if let Some(inbox) = lanes.get(usize::from(news.lane())) {
+                drop(inbox.push(Input::Journal(news)));
+            }
         }
-        let lane = match &news {
-            JournalNews::Committed { lane, .. } | JournalNews::Failed { lane, .. } => *lane,
-        };
-        if let Some(inbox) = lanes.get(usize::from(lane)) {
-            drop(inbox.push(Input::Journal(news)));
-        }
+        News::Room => lanes.iter().for_each(|inbox| drop(inbox.push(Input::Room))),
+        News::Stopped(error) => fail(&phase, StartError::File(error)),
     })
 }
 
@@ -480,7 +478,7 @@ mod tests {
             (StartError::Consensus(reason.clone()), "MS-1107"),
             (ControlStartError::from(Fatal { reason: reason.clone() }).into(), "MS-1107"),
             (StartError::Thread(reason.clone()), "MS-1108"),
-            (StartError::Journal(StorageError::Closed), "MS-1110"),
+            (StartError::File(StorageError::Closed), "MS-1110"),
             (JoinError::Disk { reason }.into(), "MS-1109"),
         ] {
             assert_eq!(error.code(), code, "{error}");

@@ -105,8 +105,8 @@ impl Env {
     /// # Errors
     /// What to tell the caller.
     pub fn check_writable(&self) -> Result<(), Failure> {
-        if let Some(error) = self.journal.failure() {
-            let reason = format!("this node's journal stopped: {error}");
+        if let Some(error) = self.journal.stopped() {
+            let reason = format!("this node takes no writes any more: {error}");
             return Err(Failure::Unavailable { outcome: Outcome::NotExecuted, reason });
         }
         let overloaded = |bound: &str, retry_after_ms| {

@@ -134,7 +134,11 @@ impl Rig {
         let inbox = LaneInbox::default();
         let opened = storage::open(&config.storage, dir.path(), Some(&node("n1"))).unwrap();
         let news = inbox.clone();
-        let notify: storage::Notify = Arc::new(move |it| drop(news.push(Input::Journal(it))));
+        let notify: storage::Notify = Arc::new(move |it| {
+            if let storage::News::Journal(it) = it {
+                drop(news.push(Input::Journal(it)));
+            }
+        });
         let (storage, _) = opened.start(notify).unwrap();
         let registry = Registry::new().entity::<Diary>().entity::<Cursed>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();

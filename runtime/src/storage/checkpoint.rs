@@ -19,11 +19,14 @@ use super::reserve::Reserve;
 use super::state::{
     CheckpointBatch, CopyRows, DedupRow, ImportBatch, ShardMark, StateRow, WriteJob,
 };
+use super::stop::Stop;
 use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE, ShardMeta};
 use crate::clock;
 
 /// Bytes of one transaction, the last row not counted.
 const TXN_BYTES_MAX: usize = 4 << 20;
+/// Disk space that one transaction may take.
+pub(super) const TXN_SPACE: u64 = 2 * TXN_BYTES_MAX as u64;
 /// Rows of one transaction.
 pub(super) const TXN_ROWS_MAX: usize = 4_096;
 
@@ -35,6 +38,7 @@ pub(super) struct Writer {
     pub(super) shards: BTreeMap<ShardId, ShardMeta>,
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) stop: Arc<Stop>,
     /// The journal's next commit.
     pub(super) next_commit: Arc<AtomicU64>,
     /// Rows of one transaction: [`TXN_ROWS_MAX`].
@@ -67,20 +71,28 @@ impl Writer {
         match job {
             WriteJob::Checkpoint(batch, done) => {
                 let started = clock::now();
-                done(guarded(STATE_FILE, || self.checkpoint(batch)));
+                done(self.attempt(|it| it.checkpoint(batch)));
                 seconds.record(clock::now().saturating_since(started).as_secs_f64());
             }
-            WriteJob::Import(batch, done) => done(guarded(STATE_FILE, || self.import(batch))),
+            WriteJob::Import(batch, done) => done(self.attempt(|it| it.import(batch))),
             WriteJob::Activate(mark, generation, rows, done) => {
-                done(guarded(STATE_FILE, || self.activate(mark, generation, rows)));
+                done(self.attempt(|it| it.activate(mark, generation, rows)));
             }
-            WriteJob::Drop(shard, done) => done(guarded(STATE_FILE, || self.drop_shard(shard))),
+            WriteJob::Drop(shard, done) => done(self.attempt(|it| it.drop_shard(shard))),
             WriteJob::Sweep => {
-                if let Err(error) = guarded(STATE_FILE, || self.sweep()) {
+                if let Err(error) = self.attempt(Self::sweep) {
                     tracing::warn!(%error, "cannot remove what dead generations left");
                 }
             }
         }
+    }
+
+    fn attempt(
+        &mut self,
+        action: impl FnOnce(&mut Self) -> Result<(), StorageError>,
+    ) -> Result<(), StorageError> {
+        let result = guarded(STATE_FILE, || action(self));
+        self.stop.heed(result)
     }
 
     fn meta(&self, shard: ShardId) -> ShardMeta {
@@ -175,7 +187,9 @@ impl Writer {
         let meta = self.meta(shard);
         let since = CommitNo(self.next_commit.load(Ordering::Acquire));
         let meta = ShardMeta { dropped: true, applied: Seq(0), since, ..meta };
-        self.write(vec![Change::Shard(shard, meta)])?;
+        // into the reserve, if need be: it gives space back
+        self.reserve.check_spare(TXN_SPACE)?;
+        self.write_some(&mut std::iter::once(Change::Shard(shard, meta)))?;
         self.remove_dead(shard)
     }
 
@@ -268,42 +282,50 @@ impl Writer {
     /// Carries changes out in order, as many per transaction as its bounds allow.
     fn write(&mut self, changes: Vec<Change<'_>>) -> Result<(), StorageError> {
         let mut changes = changes.into_iter().peekable();
-        let mut value = Vec::new();
         while changes.peek().is_some() {
-            self.reserve.check(2 * TXN_BYTES_MAX as u64)?;
-            let mut moved = Vec::new();
-            let txn = self.database.begin_write().map_err(on_write)?;
-            {
-                let mut entities = txn.open_table(ENTITIES).map_err(on_write)?;
-                let mut dedup = txn.open_table(DEDUP).map_err(on_write)?;
-                let mut shards = txn.open_table(SHARDS).map_err(on_write)?;
-                let (mut rows, mut bytes) = (0, 0);
-                while rows < self.txn_rows && bytes < TXN_BYTES_MAX {
-                    let Some(change) = changes.next() else { break };
-                    match change {
-                        Change::Entity(key, row) => {
-                            tables::write_entity(&key, row.seq, &row.bytes, &mut value);
-                            bytes += put(&mut entities, &key, &value)?;
-                        }
-                        Change::Dedup(key, row) => {
-                            tables::write_dedup(&key, row.log_time, &row.record, &mut value);
-                            bytes += put(&mut dedup, &key, &value)?;
-                        }
-                        Change::Forget(key) => {
-                            dedup.remove(key.as_slice()).map_err(on_write)?;
-                        }
-                        Change::Shard(shard, meta) => {
-                            tables::write_shard(shard, &meta, &mut value);
-                            shards.insert(shard.0, value.as_slice()).map_err(on_write)?;
-                            moved.push((shard, meta));
-                        }
-                    }
-                    rows += 1;
-                }
-            }
-            txn.commit().map_err(on_fsync)?;
-            self.tell(&moved);
+            self.reserve.check(TXN_SPACE)?;
+            self.write_some(&mut changes)?;
         }
+        Ok(())
+    }
+
+    /// One transaction: as many of the changes as its bounds allow.
+    fn write_some<'b>(
+        &mut self,
+        changes: &mut impl Iterator<Item = Change<'b>>,
+    ) -> Result<(), StorageError> {
+        let (mut value, mut moved) = (Vec::new(), Vec::new());
+        let txn = self.database.begin_write().map_err(on_write)?;
+        {
+            let mut entities = txn.open_table(ENTITIES).map_err(on_write)?;
+            let mut dedup = txn.open_table(DEDUP).map_err(on_write)?;
+            let mut shards = txn.open_table(SHARDS).map_err(on_write)?;
+            let (mut rows, mut bytes) = (0, 0);
+            while rows < self.txn_rows && bytes < TXN_BYTES_MAX {
+                let Some(change) = changes.next() else { break };
+                match change {
+                    Change::Entity(key, row) => {
+                        tables::write_entity(&key, row.seq, &row.bytes, &mut value);
+                        bytes += put(&mut entities, &key, &value)?;
+                    }
+                    Change::Dedup(key, row) => {
+                        tables::write_dedup(&key, row.log_time, &row.record, &mut value);
+                        bytes += put(&mut dedup, &key, &value)?;
+                    }
+                    Change::Forget(key) => {
+                        dedup.remove(key.as_slice()).map_err(on_write)?;
+                    }
+                    Change::Shard(shard, meta) => {
+                        tables::write_shard(shard, &meta, &mut value);
+                        shards.insert(shard.0, value.as_slice()).map_err(on_write)?;
+                        moved.push((shard, meta));
+                    }
+                }
+                rows += 1;
+            }
+        }
+        txn.commit().map_err(on_fsync)?;
+        self.tell(&moved);
         Ok(())
     }
 

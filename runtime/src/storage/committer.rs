@@ -18,7 +18,7 @@ use redb::Database;
 
 use super::error::StorageError;
 use super::guarded;
-use super::journal::{Batch, IndexedRecord, JournalNews, Shared, batch_bytes};
+use super::journal::{Batch, IndexedRecord, JournalNews, News, Shared, batch_bytes};
 use super::queue::lock;
 use super::tables::{self, ABOUT, ABOUT_CUT_BELOW, JOURNAL_FILE, RECORDS};
 use crate::clock;
@@ -31,6 +31,8 @@ const RECORD_BYTES_MAX: usize = 32 << 20;
 pub(super) const CUT_LEAST: u64 = 64;
 /// Old records that one commit removes at most, so that a long pin does not become a long commit.
 const CUT_MAX: u64 = 256;
+/// Disk space that a cut by itself may take.
+const CUT_SPACE: u64 = 4 << 20;
 /// Records that one commit looks at, to learn whether they can go.
 const LOOK_MAX: usize = 8;
 /// How often an idle committer looks at the disk, and cuts what can be cut.
@@ -104,8 +106,15 @@ impl Committer {
             batches.extend(queue.batches.pop_front());
         }
         queue.bytes -= bytes;
+        let had_room = self.shared.has_room();
         self.shared.queued_bytes.store(queue.bytes as u64, Ordering::Relaxed);
-        !batches.is_empty() || !queue.closing
+        let goes_on = !batches.is_empty() || !queue.closing;
+        drop(queue);
+        if !had_room && self.shared.has_room() {
+            // a lane that waits for room has nothing in the journal that would wake it
+            (self.shared.notify)(News::Room);
+        }
+        goes_on
     }
 
     fn serve(&mut self, batches: &mut Vec<Batch>) {
@@ -119,7 +128,7 @@ impl Committer {
         match result {
             Ok(commit) => {
                 for Batch { lane, ticket, .. } in batches.drain(..) {
-                    (self.shared.notify)(JournalNews::Committed { lane, ticket, commit });
+                    self.shared.tell(JournalNews::Committed { lane, ticket, commit });
                 }
             }
             Err(error) => {
@@ -218,9 +227,10 @@ impl Committer {
     }
 
     fn idle(&mut self) {
-        self.shared.reserve.refresh();
+        // looks at the disk in any case; a cut that finds no page to write to stops the journal
+        let no_space = self.shared.reserve.check_spare(CUT_SPACE).is_err();
         let cut = self.cut_point(usize::MAX, 1);
-        if cut == self.cut_below || self.shared.failure.get().is_some() {
+        if no_space || cut == self.cut_below || self.shared.failure.get().is_some() {
             return;
         }
         match guarded(JOURNAL_FILE, || self.write(None, cut)) {

@@ -232,6 +232,17 @@ impl StorageError {
         }
     }
 
+    /// Whether the file takes nothing more, neither reads nor writes, until it is opened anew.
+    pub(super) fn stops_its_file(&self) -> bool {
+        match self {
+            Self::Stopped { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(**source, redb::Error::Io(_) | redb::Error::LockPoisoned(_))
+            }
+            _ => false,
+        }
+    }
+
     /// The typed form of the database's error, counted.
     pub(super) fn from_redb(
         file: &'static str,

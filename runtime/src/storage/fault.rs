@@ -30,12 +30,21 @@ pub struct Faults {
     pub syncs_left: Option<u64>,
     /// Writes and lengthenings that still succeed before the disk is full; `None` for all.
     pub writes_left: Option<u64>,
+    /// Reads that still succeed; `None` for all.
+    pub reads_left: Option<u64>,
     /// How long a sync takes.
     pub sync_takes: Duration,
-    /// The file whose syncs take that long; all when empty.
-    pub slow_file: &'static str,
+    /// The file that all this is about; all files when empty.
+    pub file: &'static str,
     /// Syncs succeed and make nothing durable.
     pub lying: bool,
+}
+
+impl Faults {
+    /// Whether a file has none of them.
+    fn spare(&self, file: &str) -> bool {
+        !self.file.is_empty() && self.file != file
+    }
 }
 
 /// What happened on a disk.
@@ -199,6 +208,9 @@ impl FaultFile {
             return Err(io::Error::other("the power was lost"));
         }
         let image = files.get_mut(&self.file).ok_or(io::ErrorKind::NotFound)?;
+        if faults.spare(&self.file) {
+            return action(image, &mut Faults::default(), counts);
+        }
         action(image, faults, counts)
     }
 }
@@ -224,7 +236,8 @@ impl StorageBackend for FaultFile {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.with(|image, _, _| {
+        self.with(|image, faults, _| {
+            spend(&mut faults.reads_left, io::ErrorKind::Other)?;
             let offset = place(offset)?;
             let bytes = image.view.get(offset..offset + out.len());
             out.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -245,9 +258,9 @@ impl StorageBackend for FaultFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let Faults { sync_takes, slow_file, .. } = lock(&self.disk.0).faults;
-        if !sync_takes.is_zero() && (slow_file.is_empty() || slow_file == self.file) {
-            std::thread::sleep(sync_takes);
+        let faults = lock(&self.disk.0).faults;
+        if !faults.spare(&self.file) {
+            std::thread::sleep(faults.sync_takes);
         }
         self.with(|image, faults, counts| {
             spend(&mut faults.syncs_left, io::ErrorKind::Other)?;

@@ -36,11 +36,11 @@ use super::committer::{Committer, Meters};
 use super::error::StorageError;
 use super::queue::lock;
 use super::reserve::Reserve;
+use super::stop::Stop;
 use super::tables::{self, JOURNAL_FILE};
-use crate::chain::chain;
 
 /// Queued bytes up to which commands are admitted.
-pub const ROOM_BYTES: usize = 128 << 20;
+pub(super) const ROOM_BYTES: usize = 128 << 20;
 /// Queued bytes beyond which lanes have broken their bounds.
 const QUEUE_BYTES_MAX: usize = 4 * ROOM_BYTES;
 
@@ -78,8 +78,28 @@ pub enum JournalNews {
     },
 }
 
-/// Where news go. Called on the committer's thread; must neither block nor panic.
-pub type Notify = Arc<dyn Fn(JournalNews) + Send + Sync>;
+impl JournalNews {
+    /// The lane that it is for.
+    pub const fn lane(&self) -> u16 {
+        match self {
+            Self::Committed { lane, .. } | Self::Failed { lane, .. } => *lane,
+        }
+    }
+}
+
+/// What storage tells its node.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// What became of a batch.
+    Journal(JournalNews),
+    /// There was no room in the journal's queue, and there is again ([`Journal::has_room`]).
+    Room,
+    /// The journal or the state takes nothing more: the node must start again. Told once.
+    Stopped(StorageError),
+}
+
+/// Where news go. Called on threads of storage; must neither block nor panic.
+pub type Notify = Arc<dyn Fn(News) + Send + Sync>;
 
 /// What `state.redb` durably says of one shard.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,10 +162,13 @@ pub(super) struct Found {
     pub(super) cut_below: CommitNo,
     pub(super) next: CommitNo,
     pub(super) cut_least: u64,
+    /// Queued bytes up to which there is room: [`ROOM_BYTES`].
+    pub(super) room_bytes: u64,
     /// The length from which on whoever pins the journal is to checkpoint.
     pub(super) bytes_soft: u64,
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) stop: Arc<Stop>,
 }
 
 pub(super) struct Queue {
@@ -159,6 +182,7 @@ pub(super) struct Shared {
     pub(super) queue: Mutex<Queue>,
     pub(super) wake: Condvar,
     pub(super) bytes_soft: u64,
+    pub(super) room_bytes: u64,
     pub(super) index: Mutex<VecDeque<IndexedRecord>>,
     pub(super) queued_bytes: AtomicU64,
     pub(super) journal_bytes: AtomicU64,
@@ -167,6 +191,7 @@ pub(super) struct Shared {
     pub(super) failure: OnceLock<StorageError>,
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) stop: Arc<Stop>,
     pub(super) notify: Notify,
 }
 
@@ -185,8 +210,7 @@ impl fmt::Debug for Journal {
 impl Journal {
     /// Starts the committer over the journal that was found.
     pub(super) fn start(found: Found, notify: Notify) -> io::Result<(Self, JoinHandle<()>)> {
-        let Found { database, index, cut_below, next, cut_least, bytes_soft, marks, reserve } =
-            found;
+        let Found { database, index, cut_below, next, cut_least, .. } = found;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 batches: VecDeque::new(),
@@ -195,15 +219,17 @@ impl Journal {
                 gone: false,
             }),
             wake: Condvar::new(),
-            bytes_soft,
+            bytes_soft: found.bytes_soft,
+            room_bytes: found.room_bytes,
             journal_bytes: AtomicU64::new(index.iter().map(|record| record.bytes).sum()),
             index: Mutex::new(index),
             queued_bytes: AtomicU64::new(0),
             next: Arc::new(AtomicU64::new(next.0)),
             busy_since: AtomicU64::new(0),
             failure: OnceLock::new(),
-            marks,
-            reserve,
+            marks: found.marks,
+            reserve: found.reserve,
+            stop: found.stop,
             notify,
         });
         let committer = Committer {
@@ -226,7 +252,7 @@ impl Journal {
         let mut queue = lock(&self.shared.queue);
         if queue.gone {
             drop(queue);
-            let error = self.failure().unwrap_or(StorageError::Closed);
+            let error = self.shared.failure.get().cloned().unwrap_or(StorageError::Closed);
             self.shared.tell_failed(&batch, &error);
             return;
         }
@@ -241,19 +267,19 @@ impl Journal {
         self.shared.wake.notify_one();
     }
 
-    /// Whether new commands may be admitted: the disk is above its reserve and the journal runs.
+    /// Whether new commands may be admitted: the disk is above its reserve and no file stopped.
     pub fn writable(&self) -> bool {
-        self.shared.reserve.writable() && self.shared.failure.get().is_none()
+        self.shared.reserve.writable() && self.shared.stop.first().is_none()
     }
 
     /// Whether less is queued than a slow disk may make wait; otherwise lanes admit no commands.
     pub fn has_room(&self) -> bool {
-        self.shared.queued_bytes.load(Ordering::Relaxed) < ROOM_BYTES as u64
+        self.shared.has_room()
     }
 
-    /// Why the journal stopped, if it did.
-    pub fn failure(&self) -> Option<StorageError> {
-        self.shared.failure.get().cloned()
+    /// Why a file of this node stopped, if one did.
+    pub fn stopped(&self) -> Option<StorageError> {
+        self.shared.stop.first().cloned()
     }
 
     /// Bytes of records that a start would have to replay.
@@ -303,14 +329,22 @@ pub(super) fn batch_bytes(batch: &Batch) -> usize {
 }
 
 impl Shared {
-    pub(super) fn tell_failed(&self, batch: &Batch, error: &StorageError) {
-        let (lane, ticket) = (batch.lane, batch.ticket);
-        (self.notify)(JournalNews::Failed { lane, ticket, error: error.clone() });
+    pub(super) fn tell(&self, news: JournalNews) {
+        (self.notify)(News::Journal(news));
     }
 
-    /// Stops the journal, for good; the first error stays.
+    pub(super) fn tell_failed(&self, batch: &Batch, error: &StorageError) {
+        let (lane, ticket) = (batch.lane, batch.ticket);
+        self.tell(JournalNews::Failed { lane, ticket, error: error.clone() });
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.queued_bytes.load(Ordering::Relaxed) < self.room_bytes
+    }
+
+    /// Stops the journal, for good; the first error stays. Also told when no batch waits.
     pub(super) fn fail(&self, error: StorageError) {
-        tracing::error!(code = error.code(), error = chain(&error), "the journal stopped");
+        self.stop.set(&error);
         // an earlier failure is the one to tell
         drop(self.failure.set(error));
     }

@@ -16,6 +16,7 @@ use super::queue::Queue;
 use super::state::{
     OpenedShard, ReadJob, Scan, ScanCursor, ScanPage, ScanRow, StatePage, StateRow, StoredState,
 };
+use super::stop::Stop;
 use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE};
 
 /// Loads that share one transaction.
@@ -26,32 +27,35 @@ const PAGE_ROWS_MAX: usize = 4_096;
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Answers reads until the queue is closed and empty.
-pub(super) fn run(queue: &Queue<ReadJob>, database: &Arc<Database>) {
+pub(super) fn run(queue: &Queue<ReadJob>, database: &Arc<Database>, stop: &Stop) {
     let mut jobs = Vec::with_capacity(GROUP_MAX);
     while queue.pop(GROUP_MAX, &mut jobs) {
         let view = guarded(STATE_FILE, || View::open(database));
         for job in jobs.drain(..) {
-            answer(view.as_ref().map_err(Clone::clone), job);
+            answer(view.as_ref().map_err(Clone::clone), job, stop);
         }
     }
 }
 
-fn answer(view: Result<&View, StorageError>, job: ReadJob) {
+fn answer(view: Result<&View, StorageError>, job: ReadJob, stop: &Stop) {
     match job {
         ReadJob::Load { shard, entity, done } => {
-            done(view.and_then(|view| guarded(STATE_FILE, || view.load(shard, &entity))));
+            done(read(view, stop, |view| view.load(shard, &entity)));
         }
         ReadJob::Export { shard, after, limit_bytes, done } => {
-            let page = |view: &View| view.export(shard, after.as_ref(), limit_bytes);
-            done(view.and_then(|view| guarded(STATE_FILE, || page(view))));
+            done(read(view, stop, |view| view.export(shard, after.as_ref(), limit_bytes)));
         }
-        ReadJob::Open { shard, done } => {
-            done(view.and_then(|view| guarded(STATE_FILE, || view.open_shard(shard))));
-        }
-        ReadJob::Scan { scan, done } => {
-            done(view.and_then(|view| guarded(STATE_FILE, || view.scan(&scan))));
-        }
+        ReadJob::Open { shard, done } => done(read(view, stop, |view| view.open_shard(shard))),
+        ReadJob::Scan { scan, done } => done(read(view, stop, |view| view.scan(&scan))),
     }
+}
+
+fn read<T>(
+    view: Result<&View, StorageError>,
+    stop: &Stop,
+    action: impl FnOnce(&View) -> Result<T, StorageError>,
+) -> Result<T, StorageError> {
+    stop.heed(view.and_then(|view| guarded(STATE_FILE, || action(view))))
 }
 
 /// The tables at one moment.

@@ -11,17 +11,20 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use metrics::{Gauge, counter, gauge};
 
+use super::checkpoint::TXN_SPACE;
 use super::error::StorageError;
 use crate::metrics::float;
 
-/// The most that is kept between "no new work" and "no more writes": what lanes may have admitted
-/// when the door closes.
-const HEADROOM_BYTES_MAX: u64 = 64 << 20;
+/// What is kept between "no new work" and "no more writes", for what lanes may have admitted when
+/// the door closes: at least what a save takes, for commands whose states cannot be saved must not
+/// come in.
+const HEADROOM_BYTES: RangeInclusive<u64> = TXN_SPACE..=64 << 20;
 
 type Probe = Box<dyn Fn() -> io::Result<u64> + Send + Sync>;
 
@@ -53,10 +56,12 @@ impl Reserve {
 
     /// Watches what `probe` says.
     pub(super) fn new(probe: Probe, reserve_bytes: u64) -> Self {
+        let headroom = (reserve_bytes / 4).clamp(*HEADROOM_BYTES.start(), *HEADROOM_BYTES.end());
         let reserve = Self {
             probe,
             keep_bytes: reserve_bytes,
-            headroom_bytes: (reserve_bytes / 4).min(HEADROOM_BYTES_MAX),
+            // without a reserve nothing is held back
+            headroom_bytes: if reserve_bytes == 0 { 0 } else { headroom },
             free_bytes: AtomicU64::new(u64::MAX),
             writable: AtomicBool::new(true),
             free_gauge: gauge!("mainstay_storage_free_bytes"),
@@ -112,6 +117,16 @@ impl Reserve {
         }
         Err(StorageError::DiskFull { free_bytes, reserve_bytes: self.keep_bytes })
     }
+
+    /// The same for what gives space back in the end: it may go into the reserve.
+    pub(super) fn check_spare(&self, bytes: u64) -> Result<(), StorageError> {
+        self.refresh();
+        let free_bytes = self.free_bytes();
+        if free_bytes >= bytes || self.keep_bytes == 0 {
+            return Ok(());
+        }
+        Err(StorageError::DiskFull { free_bytes, reserve_bytes: self.keep_bytes })
+    }
 }
 
 fn free_bytes_of(dir: &Path) -> io::Result<u64> {
@@ -125,8 +140,10 @@ mod tests {
 
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     fn watched(reserve_bytes: u64) -> (Arc<AtomicU64>, Reserve) {
-        let free = Arc::new(AtomicU64::new(1000));
+        let free = Arc::new(AtomicU64::new(1000 * MIB));
         let seen = Arc::clone(&free);
         let probe = Box::new(move || Ok(seen.load(Ordering::Relaxed)));
         (free, Reserve::new(probe, reserve_bytes))
@@ -134,12 +151,27 @@ mod tests {
 
     #[test]
     fn new_work_stops_before_writes_do() {
-        let (free, reserve) = watched(100);
+        let (free, reserve) = watched(100 * MIB);
         assert!(reserve.writable());
-        free.store(124, Ordering::Relaxed);
-        assert!(reserve.check(10).is_ok(), "what was admitted may still be written");
+        free.store(124 * MIB, Ordering::Relaxed);
+        assert!(reserve.check(10 * MIB).is_ok(), "what was admitted may still be written");
         assert!(!reserve.writable(), "but nothing new is taken");
-        assert!(reserve.check(25).is_err(), "and the reserve stays untouched");
+        assert!(reserve.check(25 * MIB).is_err(), "and the reserve stays untouched");
+        assert!(reserve.check_spare(25 * MIB).is_ok(), "but by what gives space back");
+        assert!(reserve.check_spare(125 * MIB).is_err(), "where there is any");
+    }
+
+    /// Commands came in while every save failed, until memory was full of what could not be saved.
+    #[test]
+    fn while_commands_come_in_their_states_can_be_saved() {
+        for kept in [0, 1, MIB, 16 * MIB, 31 * MIB, 256 * MIB, 4096 * MIB] {
+            let (free, reserve) = watched(kept);
+            for step in 0..200 {
+                free.store(kept + step * MIB / 2, Ordering::Relaxed);
+                let saved = reserve.check(TXN_SPACE);
+                assert!(!reserve.writable() || saved.is_ok(), "{kept} bytes kept: {saved:?}");
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ struct Running {
     storage: Storage,
     recovered: Recovered,
     news: Receiver<JournalNews>,
+    other: Receiver<News>,
 }
 
 impl Rig {
@@ -60,10 +61,14 @@ impl Rig {
 
 fn start(opened: Opened) -> Running {
     let (send, news) = sync_channel(4096);
+    let (send_other, other) = sync_channel(4096);
     // a test that has seen enough hangs up
-    let notify = Arc::new(move |told| drop(send.send(told)));
+    let notify = Arc::new(move |told| match told {
+        News::Journal(told) => drop(send.send(told)),
+        told => drop(send_other.send(told)),
+    });
     let (storage, recovered) = opened.start(notify).unwrap();
-    Running { storage, recovered, news }
+    Running { storage, recovered, news, other }
 }
 
 impl Running {
@@ -73,6 +78,14 @@ impl Running {
 
     fn next_news(&self) -> JournalNews {
         self.news.recv_timeout(Duration::from_secs(20)).expect("news of every batch")
+    }
+
+    /// Why a file stopped, which the node is told.
+    fn stopped(&self) -> StorageError {
+        match self.other.recv_timeout(Duration::from_secs(20)) {
+            Ok(News::Stopped(error)) => error,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Appends, and waits until it is durable.

@@ -169,7 +169,7 @@ fn live(seed: u64, lives: u64, lying: bool) -> Result<u64, String> {
     for life in 0..lives {
         let mut opened = rig.try_open().map_err(|error| format!("life {life}: {error}"))?;
         // small steps, so that the power also goes between two of them
-        opened.steps = Steps { cut_least: 1, txn_rows: 3 };
+        opened.steps = Steps { cut_least: 1, txn_rows: 3, ..Steps::default() };
         let running = start(opened);
         model.check(&running).map_err(|what| format!("life {life}: {what}"))?;
         let mut faults = Faults { lying, ..Faults::default() };

@@ -118,7 +118,7 @@ fn a_mark_that_is_not_durable_yet_lets_nothing_go() {
     let running = start(opened);
     running.commit(1, one(1, 1, "a", "1"));
     let slow = Duration::from_secs(1);
-    rig.disk.set_faults(Faults { sync_takes: slow, slow_file: STATE_FILE, ..Faults::default() });
+    rig.disk.set_faults(Faults { sync_takes: slow, file: STATE_FILE, ..Faults::default() });
     let (rows, shards) = (vec![row(1, "a", 1, "1")], vec![mark(1, 1)]);
     let batch = CheckpointBatch { rows, shards, ..CheckpointBatch::default() };
     let (send, done) = sync_channel(1);
@@ -141,7 +141,7 @@ fn a_commit_that_hangs_shows_as_age() {
     running.commit(1, one(1, 1, "a", "1"));
     assert_eq!(journal.stalled_for(clock::now()), Duration::ZERO);
     let slow = Duration::from_secs(1);
-    rig.disk.set_faults(Faults { sync_takes: slow, slow_file: JOURNAL_FILE, ..Faults::default() });
+    rig.disk.set_faults(Faults { sync_takes: slow, file: JOURNAL_FILE, ..Faults::default() });
     running.append(2, one(1, 2, "a", "2"));
     eventually("it shows", || journal.stalled_for(clock::now()) > Duration::from_millis(200));
     running.next_news();
@@ -214,4 +214,41 @@ fn a_full_disk_stops_the_journal_and_loses_nothing() {
     drop(running);
     rig.disk.set_faults(Faults::default());
     assert_eq!(rig.recover().unwrap().shards[&ShardId(0)].last, Seq(1));
+}
+
+/// Only a batch that failed told the node: one without writes went on without a journal.
+#[test]
+fn a_journal_that_stops_while_it_idles_says_so() {
+    let rig = Rig::new();
+    let running = rig.open();
+    for seq in 1..=3 {
+        running.commit(seq, one(1, seq, "a", "x"));
+    }
+    rig.disk.set_faults(Faults { syncs_left: Some(0), file: JOURNAL_FILE, ..Faults::default() });
+    running.checkpoint(vec![row(1, "a", 3, "x")], &[(1, 3)]).unwrap();
+    let StorageError::Io { file, .. } = running.stopped() else { panic!() };
+    assert_eq!(file, JOURNAL_FILE);
+    assert!(!running.storage.journal().writable());
+    assert!(running.news.try_recv().is_err(), "no batch was under way");
+}
+
+/// A lane with turns to run has nothing in the journal that wakes it when others filled the queue.
+#[test]
+fn that_there_is_room_again_is_told() {
+    let rig = Rig::new();
+    let mut opened = rig.try_open().unwrap();
+    opened.steps.room_bytes = 10_000;
+    let running = start(opened);
+    let journal = running.storage.journal();
+    let slow = Duration::from_millis(200);
+    rig.disk.set_faults(Faults { sync_takes: slow, file: JOURNAL_FILE, ..Faults::default() });
+    running.append(1, one(1, 1, "a", "small"));
+    eventually("the first commit is under way", || {
+        journal.stalled_for(clock::now()) > Duration::ZERO
+    });
+    running.append(2, one(1, 2, "a", &"x".repeat(20_000)));
+    assert!(!journal.has_room());
+    let told = running.other.recv_timeout(Duration::from_secs(20));
+    assert!(matches!(told, Ok(News::Room)), "{told:?}");
+    assert!(journal.has_room());
 }

@@ -271,3 +271,68 @@ fn exports_and_scans_page_through_everything_once() {
     let none = wait(|done| state.scan(scan, done)).unwrap();
     assert_eq!(none, ScanPage::default());
 }
+
+/// After one failed operation the database refuses all others; the node went on for ever without.
+#[test]
+fn a_state_that_cannot_be_written_stops_the_node() {
+    let rig = Rig::new();
+    let running = rig.open();
+    running.commit(1, one(1, 1, "a", "1"));
+    rig.disk.set_faults(Faults { syncs_left: Some(0), file: STATE_FILE, ..Faults::default() });
+    running.checkpoint(vec![row(1, "a", 1, "1")], &[(1, 1)]).unwrap_err();
+    let StorageError::Io { file, .. } = running.stopped() else { panic!() };
+    assert_eq!(file, STATE_FILE);
+    assert!(!running.storage.journal().writable());
+    rig.disk.set_faults(Faults::default());
+    running.checkpoint(vec![row(1, "a", 1, "1")], &[(1, 1)]).unwrap_err();
+    assert!(running.other.try_recv().is_err(), "it is told once");
+    running.commit(2, one(1, 2, "a", "2"));
+}
+
+/// A disk whose files are read anew every time.
+#[derive(Debug)]
+struct Uncached(FaultDisk);
+
+impl Disk for Uncached {
+    fn exists(&self, file: &str) -> bool {
+        self.0.exists(file)
+    }
+
+    fn open(&self, file: &str, _: usize) -> Result<Database, redb::DatabaseError> {
+        self.0.open(file, 0)
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_read_stops_the_node() {
+    let rig = Rig::new();
+    let config = config::Storage { reserve_bytes: 0, ..config::Config::default().storage };
+    let disk = Uncached(rig.disk.clone());
+    let running = start(open_on(&disk, &config, rig.dir.path(), None).unwrap());
+    running.checkpoint(vec![row(1, "a", 1, "1")], &[(1, 1)]).unwrap();
+    assert!(running.load(1, "a").unwrap().is_some());
+    rig.disk.set_faults(Faults { reads_left: Some(0), file: STATE_FILE, ..Faults::default() });
+    let read = running.load(1, "a");
+    assert!(matches!(read, Err(StorageError::Io { .. })), "{read:?}");
+    running.stopped();
+    assert!(!running.storage.journal().writable());
+}
+
+/// A drop was refused with the disk full of what it would have removed.
+#[test]
+fn a_shard_is_dropped_within_the_reserve() {
+    let rig = Rig::new();
+    let free = Arc::new(AtomicU64::new(1 << 30));
+    let seen = Arc::clone(&free);
+    let mut opened = rig.try_open().unwrap();
+    opened.reserve = Reserve::new(Box::new(move || Ok(seen.load(Ordering::Relaxed))), 100 << 20);
+    let running = start(opened);
+    running.checkpoint(vec![row(1, "a", 1, "1")], &[(1, 1)]).unwrap();
+    free.store(50 << 20, Ordering::Relaxed);
+    running.checkpoint(vec![row(1, "a", 2, "2")], &[(1, 2)]).unwrap_err();
+    wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap();
+    assert_eq!(running.load(1, "a").unwrap(), None);
+    free.store(0, Ordering::Relaxed);
+    let refused = wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap_err();
+    assert_eq!(refused.code(), "MS-1104", "but not without a single page");
+}
