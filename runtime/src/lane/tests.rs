@@ -60,6 +60,14 @@ impl Diary {
         told.is_ok()
     }
 
+    /// Has another diary written, and takes for ever then.
+    #[command]
+    async fn consult(&mut self, cx: &mut Cx<'_>) -> bool {
+        let told = cx.get::<Self>("other").write(1).await;
+        std::future::pending::<()>().await;
+        told.is_ok()
+    }
+
     #[query]
     fn read(&self) -> Vec<u64> {
         self.lines.clone()

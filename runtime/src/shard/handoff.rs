@@ -11,7 +11,8 @@ use mainstay_protocol::shard::handoff::Step;
 use mainstay_protocol::time::LogTime;
 
 use super::dirty::Remembered;
-use super::{Serving, Stage};
+use super::{Serving, Stage, unknown};
+use crate::clock;
 use crate::lane::Input;
 use crate::lane::env::Env;
 
@@ -65,12 +66,14 @@ impl Serving {
     fn begin_departure(&mut self, env: &mut Env) {
         let refusal = env.not_primary(None::<NodeId>);
         self.primary.stop_admission(refusal.clone());
-        // Turns that can be called back run again at the target, under the same request id.
+        // Turns that can be called back run again at the target, under the same request id. What
+        // one of them asked of others may have taken effect: without a key of its own, it is not
+        // certain that whoever runs it again asks the same.
         let (back, stay): (Vec<_>, Vec<_>) =
             self.give_up_turns().into_iter().partition(|(_, turn)| turn.revocable(env));
         self.running.extend(stay);
         for (slot, turn) in back {
-            let failure = refusal.clone();
+            let failure = if turn.leaves_no_trace() { refusal.clone() } else { unknown() };
             let done = if self.is_resident(slot) {
                 self.undo(env, slot, &turn).unwrap_or(Done::Failed { failure })
             } else {

@@ -7,7 +7,7 @@
 //! refused instead of waited out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::Shared;
@@ -39,6 +39,7 @@ pub struct TurnPort {
     trace: Option<TraceContext>,
     gate: Option<Gate>,
     calls: AtomicU32,
+    asked: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for TurnPort {
@@ -65,7 +66,13 @@ impl TurnPort {
     pub fn new(out: Arc<dyn CallPort>, behalf: Behalf, gate: Option<Gate>) -> Self {
         let Behalf { entity, request, mut chain, trace } = behalf;
         chain.push(entity.hash64());
-        Self { out, entity, request, chain, trace, gate, calls: AtomicU32::new(0) }
+        let (calls, asked) = (AtomicU32::new(0), Arc::default());
+        Self { out, entity, request, chain, trace, gate, calls, asked }
+    }
+
+    /// Whether a command has left.
+    pub fn asked(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.asked)
     }
 }
 
@@ -83,13 +90,19 @@ impl CallPort for TurnPort {
         if call.mode == Mode::Command && call.idempotency.is_none() {
             call.idempotency = Some(IdempotencyKey::derived(id));
         }
-        let Some(gate) = self.gate.clone() else { return self.out.call(call) };
-        let out = Arc::clone(&self.out);
+        // A query leaves nothing behind.
+        let acts = call.mode == Mode::Command;
+        let Some(gate) = self.gate.clone() else {
+            self.asked.fetch_or(acts, Ordering::Relaxed);
+            return self.out.call(call);
+        };
+        let (out, asked) = (Arc::clone(&self.out), Arc::clone(&self.asked));
         async move {
             if gate.await.is_err() {
                 let reason = "the primary stepped down before the call left".to_owned();
                 return Err(Failure::Unavailable { outcome: Outcome::NotExecuted, reason });
             }
+            asked.fetch_or(acts, Ordering::Relaxed);
             out.call(call).await
         }
         .boxed()
@@ -168,9 +181,11 @@ mod tests {
         let mut gated = port.call(call());
         assert!((&mut gated).now_or_never().is_none());
         assert!(recorder.0.lock().unwrap().is_empty());
+        assert!(!port.asked().load(Ordering::Relaxed));
         opener.send(()).unwrap();
         drop(gated.await);
         assert_eq!(recorder.0.lock().unwrap().len(), 1);
+        assert!(port.asked().load(Ordering::Relaxed));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ pub mod away;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::AbortHandle;
@@ -60,6 +61,8 @@ pub struct Running {
     log_time: LogTime,
     began: Instant,
     abort: Option<AbortHandle>,
+    /// Whether it sent others a command, when it can.
+    asked: Option<Arc<AtomicBool>>,
 }
 
 impl Serving {
@@ -72,7 +75,8 @@ impl Serving {
         drop(item.waiting.take());
         item.leave_queue(&mut env.kinds);
         env.kinds.at(item.kind).wait.record(now.saturating_since(item.arrived));
-        let running = Running { turn: id, ask, caller: item, log_time, began: now, abort: None };
+        let running =
+            Running { turn: id, ask, caller: item, log_time, began: now, abort: None, asked: None };
         if running.caller.reply.is_gone() && running.ask.idempotency.is_none() {
             let failure = Failure::Deadline { outcome: Outcome::NotExecuted };
             if fresh {
@@ -358,6 +362,13 @@ impl Running {
     /// The caller, when the turn is given up for good.
     pub(crate) fn into_caller(self) -> Caller {
         self.caller
+    }
+
+    /// Whether nothing of the turn remains when it is called back, or what remains is not done
+    /// twice when its caller repeats it.
+    pub(crate) fn leaves_no_trace(&self) -> bool {
+        let asked = self.asked.as_ref().is_some_and(|asked| asked.load(Ordering::Relaxed));
+        !asked || self.ask.idempotency.is_some()
     }
 
     /// Whether the turn can be called back: its state is away in a task, or being read.

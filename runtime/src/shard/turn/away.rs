@@ -79,6 +79,7 @@ impl Serving {
             trace: running.caller.trace,
         };
         let port = TurnPort::new(Arc::clone(&env.port), behalf, gate);
+        running.asked = Some(port.asked());
         let payload = std::mem::take(&mut running.caller.payload);
         let context = context(&running, Arc::new(port));
         let state = self.resident(slot).activation.lend();
