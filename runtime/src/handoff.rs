@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   lane: Departure --> copy, page by page --> CompleteHandoff --> the map names the target
-//!                           | fails: again, for as long as the map plans this very move
+//!                           | fails: again, while the map plans this very move
+//!                           +- for too long: AbortHandoff --> the lane serves on, and pauses
 //! ```
 //! The copy is read from the snapshot tables, into which the lane has saved everything. Until the
 //! map names the target the source keeps its own copy and can serve again; afterwards its epoch is
@@ -17,9 +18,11 @@ use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::Caller;
 use mainstay_protocol::shard::handoff;
 use mainstay_protocol::snapshot::{Body, Message, Row};
+use mainstay_protocol::time::Instant;
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
 
+use crate::chain::chain;
 use crate::clock;
 use crate::control::ControlHandle;
 use crate::lane::{Arriving, Input, LaneInbox, lane_of};
@@ -39,6 +42,9 @@ const PAGE_BYTES: usize = 1 << 20;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before a copy that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// How long copies may fail before an operator is told, and before the move is given up.
+const FAILING_TOLD: Duration = Duration::from_secs(1);
+const FAILING_MAX: Duration = Duration::from_secs(10);
 
 /// Why a copy did not arrive. The source serves on when the move is given up.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +64,46 @@ pub enum CopyError {
     /// A message could not be encoded.
     #[error("a page cannot be encoded")]
     Encode(#[from] rmp_serde::encode::Error),
+}
+
+impl CopyError {
+    /// Whether every other try will end like this one: what fails is here, not on the way.
+    const fn is_hopeless(&self) -> bool {
+        match self {
+            Self::Storage(error) => !matches!(error, StorageError::Busy { .. }),
+            Self::Encode(_) => true,
+            Self::NoTarget | Self::Dial(_) | Self::Send(_) => false,
+        }
+    }
+}
+
+/// The failures in a row of the copies of one plan.
+#[derive(Debug, Default)]
+struct Failing {
+    since: Option<Instant>,
+    told: bool,
+    /// The move is to be given up, so that the shard is served again.
+    hopeless: bool,
+}
+
+impl Failing {
+    /// A copy failed. A first failure is nothing to tell of: the target may have seen the plan a
+    /// moment later than this node.
+    fn note(&mut self, departure: &Departure, error: &CopyError) {
+        let now = clock::now();
+        let lasts = now.saturating_since(*self.since.get_or_insert(now));
+        self.hopeless = lasts >= FAILING_MAX || error.is_hopeless();
+        let (shard, to, error) = (departure.shard, &departure.to.to, chain(error));
+        if self.hopeless {
+            tracing::warn!(%shard, %to, error, "no copy of a shard arrives: its move is given up");
+            (departure.failed)();
+        } else if lasts >= FAILING_TOLD && !self.told {
+            self.told = true;
+            tracing::warn!(%shard, %to, error, "no copy of a shard arrives, and nobody serves it");
+        } else {
+            tracing::debug!(%shard, %to, error, "a copy failed");
+        }
+    }
 }
 
 /// Copies shards out, and takes copies in. Cheap to clone.
@@ -119,25 +165,14 @@ impl Mover {
     /// Whether the shard was moved; otherwise the plan is gone.
     async fn carry(self, departure: &Departure) -> bool {
         let began = clock::now();
+        let mut failing = Failing::default();
         let mut moved = false;
-        while !moved && self.planned(departure).is_some() {
-            match self.copy(departure).await {
-                Ok(to) => match self.complete(departure, to).await {
-                    Ok(()) => {
-                        moved = true;
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::debug!(shard = %departure.shard, %error, "a move waits");
-                    }
-                },
-                Err(error) => {
-                    tracing::debug!(
-                        shard = %departure.shard,
-                        error = &error as &dyn std::error::Error,
-                        "a copy failed"
-                    );
-                }
+        while let Some(expect) = self.planned(departure) {
+            if failing.hopeless {
+                self.give_up(departure, expect).await;
+            } else if self.attempt(departure, &mut failing).await {
+                moved = true;
+                break;
             }
             tokio::time::sleep(TRY_AGAIN).await;
         }
@@ -147,6 +182,27 @@ impl Mover {
             .increment(1);
         histogram!("mainstay_shard_move_duration_seconds", "cause" => "rebalance").record(took);
         moved
+    }
+
+    /// One copy, and the map that names its target: whether both came about.
+    async fn attempt(&self, departure: &Departure, failing: &mut Failing) -> bool {
+        match self.copy(departure).await {
+            Ok(to) => {
+                *failing = Failing::default();
+                tell(departure, &self.complete(departure, to).await)
+            }
+            Err(error) => {
+                failing.note(departure, &error);
+                false
+            }
+        }
+    }
+
+    /// Has the map give the move up. Before it does the shard stands still: only then can no copy
+    /// of this plan count any more.
+    async fn give_up(&self, departure: &Departure, expect: Expect) {
+        let command = Command::AbortHandoff { shard: departure.shard, expect };
+        tell(departure, &self.0.control.propose(command).await.map(drop));
     }
 
     /// What to expect of the shard's record, while the map still plans this very move. The shard
@@ -264,6 +320,14 @@ impl Mover {
         }
         answered(|done| state.import(batch, done)).await
     }
+}
+
+/// Notes what became of a proposal: whether it is agreed.
+fn tell(departure: &Departure, proposed: &Result<(), ProposeRefused>) -> bool {
+    if let Err(error) = proposed {
+        tracing::debug!(shard = %departure.shard, %error, "a move waits");
+    }
+    proposed.is_ok()
 }
 
 /// Cuts records into messages by their bytes.

@@ -12,6 +12,7 @@
 //! budget, hands the new entries of all shards to the journal as one batch, and lets others in.
 
 pub mod core;
+mod drops;
 pub mod env;
 pub mod inbox;
 pub mod inspect;
@@ -31,7 +32,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::FutureExt;
 use mainstay_protocol::control::{ClusterState, Handoff};
-use mainstay_protocol::id::ShardId;
+use mainstay_protocol::id::{Epoch, ShardId};
 use mainstay_protocol::message::Failure;
 use tokio::sync::oneshot;
 
@@ -64,7 +65,11 @@ pub enum Input {
     Saved(Saved),
     /// A shard's records were read, after it moved here.
     Opened(Box<crate::shard::Opened>),
-    /// The mover of this plan gave up.
+    /// What is stored of a shard that lives elsewhere, from this epoch, could not be removed.
+    DropFailed(ShardId, Epoch),
+    /// The mover of this plan can bring no copy to its target, and proposes to give the move up.
+    CopyFailed(ShardId, Handoff),
+    /// The mover of this plan ended without having moved the shard.
     MoverGaveUp(ShardId, Handoff),
     /// A copy of a shard arrives, as this map plans it: let go of what is here of it.
     Arriving(Box<Arriving>),

@@ -128,6 +128,7 @@ pub struct Serving {
     pub(crate) gates: Held<GateOpener>,
     pub(crate) unsent: commit::Unsent,
     pub(crate) handoff: Departing,
+    pub(crate) pause: Option<handoff::Pause>,
     /// Batches with entries of this shard that the journal has not answered.
     pub(crate) in_flight: u32,
     residents: Vec<Option<Resident>>,
@@ -291,6 +292,7 @@ impl Serving {
             gates: Held::new(last),
             unsent: commit::Unsent::default(),
             handoff: Departing::No,
+            pause: None,
             in_flight: 0,
             residents: Vec::new(),
             listed: false,

@@ -11,6 +11,7 @@ use mainstay_protocol::time::Instant;
 use metrics::gauge;
 use tokio::sync::oneshot;
 
+use super::drops::Drops;
 use super::env::Env;
 use super::saves::Saves;
 use super::{Arriving, Input};
@@ -38,11 +39,12 @@ pub struct Core {
     ready: VecDeque<ShardId>,
     /// Shards with entries to send or replies to release.
     touched: Vec<ShardId>,
-    map: Arc<ClusterState>,
+    pub(super) map: Arc<ClusterState>,
     /// Batches that the journal has not answered, by ticket, in order.
     tickets: BTreeMap<u64, Vec<Part>>,
     next_ticket: u64,
     pub(super) saves: Saves,
+    pub(super) drops: Drops,
     /// Something that the map wants could not be done: at the next tick again.
     pub(super) look_again: bool,
     /// Whether there was room on the disk at the last tick.
@@ -87,6 +89,7 @@ impl Core {
             tickets: BTreeMap::new(),
             next_ticket: 1,
             saves: Saves::new(save_every),
+            drops: Drops::default(),
             look_again: false,
             was_writable: true,
             next_deadline: None,
@@ -121,6 +124,10 @@ impl Core {
             }
             Input::Saved(saved) => self.handle_saved(saved),
             Input::Opened(opened) => self.handle_opened(*opened),
+            Input::DropFailed(shard, stored) => self.handle_drop_failed(shard, stored),
+            Input::CopyFailed(shard, plan) => {
+                self.with_serving(shard, |serving, _| serving.handle_copy_failed(&plan));
+            }
             Input::MoverGaveUp(shard, plan) => {
                 self.with_serving(shard, |serving, _| serving.handle_mover_gave_up(&plan));
             }
@@ -339,7 +346,7 @@ impl Core {
         };
         if let Some(serving) = host.serving() {
             if claimed && serving.epoch == config.epoch {
-                serving.handle_plan(&mut self.env, config);
+                self.look_again |= serving.handle_plan(&mut self.env, config);
                 self.touch(shard);
                 return;
             }
@@ -393,21 +400,6 @@ impl Core {
             drop(inbox.push(Input::Opened(Box::new(Opened { shard, epoch, result }))));
         };
         self.env.state.open_shard(shard, Box::new(done));
-    }
-
-    fn drop_shard(&mut self, shard: ShardId) {
-        let Some(host) = self.shards.get_mut(&shard) else { return };
-        let before = host.dirty().map_or(0, |dirty| dirty.bytes());
-        self.env.dirty_changed(before, 0);
-        self.shards.remove(&shard);
-        self.env.state.drop_shard(
-            shard,
-            Box::new(move |result| {
-                if let Err(error) = result {
-                    tracing::warn!(%shard, %error, "the copy of a moved shard stays on disk");
-                }
-            }),
-        );
     }
 
     pub(super) fn look_at_departure(&mut self, shard: ShardId) {

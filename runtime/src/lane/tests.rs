@@ -1,5 +1,7 @@
 //! A lane without its thread: the test says when the journal's answers and the maps arrive.
 
+mod moves;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};

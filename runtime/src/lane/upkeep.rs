@@ -26,6 +26,7 @@ impl Core {
         self.let_idle_go(now);
         self.share_dedup_budget();
         self.look_for_pins();
+        self.drop_again(now);
         if self.saves.is_due(now) {
             self.save_some();
         }

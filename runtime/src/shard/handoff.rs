@@ -4,11 +4,14 @@
 //! Between the stop and the target's first epoch nobody serves the shard: callers are told to look
 //! again, and do so by themselves.
 
+use std::time::Duration;
+
+use mainstay_protocol::backoff;
 use mainstay_protocol::control::{Handoff, ShardConfig};
 use mainstay_protocol::id::{Epoch, NodeId, Seq, ShardId};
 use mainstay_protocol::shard::Done;
 use mainstay_protocol::shard::handoff::Step;
-use mainstay_protocol::time::LogTime;
+use mainstay_protocol::time::{Instant, LogTime};
 
 use super::dirty::Remembered;
 use super::{Serving, Stage, unknown};
@@ -30,6 +33,8 @@ pub struct Departure {
     pub log_time: LogTime,
     /// Its records that make commands take effect once.
     pub dedup: Vec<Remembered>,
+    /// To be called before the mover proposes to give the move up, since no copy arrives.
+    pub failed: Box<dyn Fn() + Send + Sync>,
     /// To be called when the mover ends without having moved the shard.
     pub gave_up: Box<dyn FnOnce() + Send + Sync>,
 }
@@ -40,16 +45,55 @@ impl std::fmt::Debug for Departure {
     }
 }
 
+/// How long a shard is not carried to a target that copies of it did not arrive at. Each try leaves
+/// it unserved for a while.
+const PAUSE: backoff::Config =
+    backoff::Config { base: Duration::from_secs(30), cap: Duration::from_secs(600) };
+
+/// The target that copies failed to, and how long the shard stays for that.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    to: NodeId,
+    failures: u32,
+    until: Instant,
+}
+
+impl Pause {
+    fn after(before: Option<Self>, to: &NodeId, now: Instant) -> Self {
+        let before = before.filter(|before| before.to == *to);
+        let failures = before.map_or(0, |before| before.failures.saturating_add(1));
+        Self { to: to.clone(), failures, until: now + PAUSE.ceiling(failures) }
+    }
+
+    fn holds(&self, plan: &Handoff, now: Instant) -> bool {
+        self.to == plan.to && now < self.until
+    }
+}
+
 impl Serving {
-    /// The map plans a move, or gives one up.
-    pub(crate) fn handle_plan(&mut self, env: &mut Env, config: &ShardConfig) {
-        let can_save = env.journal.writable();
-        match self.handoff.handle_plan(config.handoff.as_ref(), can_save) {
+    /// The map plans a move, or gives one up. Whether to look at the plan again in a while.
+    pub(crate) fn handle_plan(&mut self, env: &mut Env, config: &ShardConfig) -> bool {
+        let planned = config.handoff.as_ref();
+        // A pause keeps a move from beginning. One that has begun ends when the map says so: its
+        // mover may have completed it, in a map that this lane has not seen.
+        let paused = !self.departs()
+            && planned
+                .zip(self.pause.as_ref())
+                .is_some_and(|(plan, pause)| pause.holds(plan, clock::now()));
+        let can_go = env.journal.writable() && !paused;
+        match self.handoff.handle_plan(planned, can_go) {
             Step::Begin => self.begin_departure(env),
             Step::Resume => self.primary.resume_admission(),
             Step::Nothing => {}
         }
         self.touched = true;
+        paused
+    }
+
+    /// No copy arrives: the map is about to give the move up, and the next plan for that target
+    /// waits while the shard is served.
+    pub(crate) fn handle_copy_failed(&mut self, plan: &Handoff) {
+        self.pause = Some(Pause::after(self.pause.take(), &plan.to, clock::now()));
     }
 
     /// The mover of this plan gave up; the map says sooner or later what is to be done.
@@ -103,6 +147,10 @@ impl Serving {
             dedup: kept
                 .map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()))
                 .collect(),
+            failed: {
+                let (inbox, shard, to) = (env.inbox.clone(), self.shard, to.clone());
+                Box::new(move || drop(inbox.push(Input::CopyFailed(shard, to.clone()))))
+            },
             gave_up: {
                 let (inbox, shard) = (env.inbox.clone(), self.shard);
                 Box::new(move || drop(inbox.push(Input::MoverGaveUp(shard, to))))
@@ -123,5 +171,32 @@ impl super::ShardHost {
             Stage::Waiting(records) => Some((records.log_time, records.epoch)),
             Stage::Opening(_) | Stage::Serving(_) | Stage::Closing(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mainstay_protocol::id::DiskId;
+
+    #[test]
+    fn a_target_is_left_alone_for_longer_after_every_failure() {
+        let plan = |to: &str| Handoff {
+            to: NodeId::new(to).unwrap(),
+            disk: DiskId::from_bytes([1; 16]),
+            plan: 1,
+        };
+        let mut now = Instant::from_nanos(1);
+        let mut pause = Pause::after(None, &plan("n2").to, now);
+        for seconds in [30, 60, 120, 240, 480, 600, 600] {
+            let span = Duration::from_secs(seconds);
+            assert!(pause.holds(&plan("n2"), now + span / 2));
+            assert!(!pause.holds(&plan("n3"), now), "others may be tried");
+            now = now + span;
+            assert!(!pause.holds(&plan("n2"), now));
+            pause = Pause::after(Some(pause), &plan("n2").to, now);
+        }
+        pause = Pause::after(Some(pause), &plan("n3").to, now);
+        assert!(!pause.holds(&plan("n3"), now + Duration::from_secs(30)));
     }
 }

@@ -201,6 +201,42 @@ async fn a_journal_with_a_flipped_bit_is_refused_and_left_as_it_is() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
+/// Its copy could never arrive, and nobody served the shard for as long as it was to be moved.
+#[tokio::test]
+async fn a_shard_that_cannot_be_copied_is_served_by_the_node_that_is_to_hand_it_over() {
+    const VALUE: i64 = 0x0112_2334_4556_6778;
+    let mut plan = plan(2);
+    plan.shards = 1;
+    let mut cluster = start(&plan).await;
+    let owner = usize::from(cluster.shards(0).await == 0);
+    cluster.value(owner, &set("rotten", VALUE)).await;
+    cluster.value(owner, &set("whole", 7)).await;
+    // Saved, and cut from the journal.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.nodes[owner].signal("TERM").unwrap();
+    cluster.nodes[owner].exit(SOON).await.unwrap();
+    let state = cluster.nodes[owner].spec_mut().data.join("state.redb");
+    let mut bytes = fs::read(&state).unwrap();
+    let value = VALUE.to_be_bytes();
+    let found: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&value)).collect();
+    assert!(!found.is_empty(), "the value is not in the tables");
+    for at in found {
+        bytes[at] ^= 1;
+    }
+    fs::write(&state, &bytes).unwrap();
+    cluster.restart(owner).await.unwrap();
+
+    cluster.drain(owner, 1 - owner).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..20 {
+        let question = get("whole").deadline(Duration::from_secs(1));
+        assert_eq!(cluster.answer(owner, &question).await.value().unwrap(), 7);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let log = cluster.nodes[owner].log();
+    assert_eq!(log.matches("its move is given up").count(), 1, "{log}");
+}
+
 #[tokio::test]
 async fn an_expired_idempotency_key_leaves_the_disk() {
     let plan = plan(1)
