@@ -14,6 +14,8 @@ mod admin;
 mod peers;
 mod phase;
 mod start;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,11 @@
 //! A node as its operators see it: its state, its entities, its part in the cluster.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use mainstay_protocol::control::{Command, MemberState, ProposeRefused};
-use mainstay_protocol::id::{BootId, EntityId, KindId, NodeId, Seq, ShardId};
+use mainstay_protocol::id::{BootId, EntityId, Key, KindId, NodeId, Seq, ShardId};
 use mainstay_protocol::shard::handoff::is_claimed;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -13,10 +14,10 @@ use super::start::LANE_PATIENCE;
 use super::{Cluster, Phase, peers};
 use crate::entity::host;
 use crate::handoff::answered;
-use crate::lane::inspect::{EntityView, Inspect, LaneView, Listing};
+use crate::lane::inspect::{EntityView, Inspect, LaneView, ListedEntity, Listing};
 use crate::lane::{Input, lane_of};
 use crate::router::locality::LocalityRow;
-use crate::storage::{Scan, ScanCursor, StorageError};
+use crate::storage::{Scan, ScanCursor, ScanRow, StorageError};
 
 /// A node, at one moment.
 #[derive(Debug, Clone)]
@@ -109,11 +110,11 @@ pub enum AdminError {
     /// The tables could not be read.
     #[error("the stored state cannot be read")]
     Storage(#[from] StorageError),
-    /// A lane did not answer in time.
-    #[error("the lane of shard {shard} does not answer")]
+    /// A lane did not answer in time: a handler holds it up.
+    #[error("lane {lane} does not answer")]
     Busy {
-        /// The shard.
-        shard: ShardId,
+        /// The lane.
+        lane: u16,
     },
 }
 
@@ -173,7 +174,7 @@ impl Cluster {
     /// Lists entities of a kind on this node, in key order.
     ///
     /// # Errors
-    /// [`AdminError`] when the tables cannot be read.
+    /// [`AdminError::Busy`], or [`AdminError::Storage`].
     pub async fn entities(
         &self,
         kind: KindId,
@@ -181,50 +182,66 @@ impl Cluster {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<EntityRow>, AdminError> {
-        let mut rows = std::collections::BTreeMap::new();
-        for lane in &self.0.lanes {
-            let (tell, told) = oneshot::channel();
-            let listing = Listing { kind, prefix: prefix.to_owned() };
-            drop(lane.inbox.push(Input::Inspect(Inspect::List(listing, tell))));
-            let listed = tokio::time::timeout(LANE_PATIENCE, told).await;
-            for entity in listed.ok().and_then(Result::ok).unwrap_or_default() {
-                let (seq, state_bytes) = entity.dirty.unwrap_or_default();
-                let key = entity.entity.key.as_str().to_owned();
-                let (shard, active) = (entity.shard, entity.active);
-                rows.insert(key.clone(), EntityRow { key, shard, seq, state_bytes, active });
+        let mut first = First { after, limit, rows: BTreeMap::new() };
+        let after = after.map(str::to_owned);
+        let listing = Listing { kind, prefix: prefix.to_owned(), after, limit };
+        for lane in self.lanes() {
+            // What is not in a snapshot yet is newer than what is.
+            for listed in self.ask_lane(lane, |to| Inspect::List(listing.clone(), to)).await? {
+                let ListedEntity { entity, shard, seq, bytes } = listed;
+                first.offer(entity.key, shard, seq, bytes);
             }
         }
+        // Pages come by shard, so the first keys of all are known at the end only.
         let mut cursor: Option<ScanCursor> = None;
         loop {
-            let state = &self.0.state;
-            let at = cursor.take();
-            let scan = Scan { kind, prefix: prefix.to_owned(), after: at, limit: SCAN_PAGE };
-            let page = answered(|done| state.scan(scan, done)).await?;
-            for row in page.rows {
-                let key = row.key.as_str().to_owned();
-                let (shard, seq, state_bytes) = (row.shard, row.seq, row.bytes);
-                rows.entry(key.clone()).or_insert(EntityRow {
-                    key,
-                    shard,
-                    seq,
-                    state_bytes,
-                    active: false,
-                });
-            }
-            // Pages come by shard, so the first keys of all are known at the end only; what is
-            // above the limit is forgotten on the way.
-            let from = after.unwrap_or_default();
-            while rows.range::<str, _>((above(from), std::ops::Bound::Unbounded)).count() > limit {
-                rows.pop_last();
+            let after = cursor.take();
+            let scan = Scan { kind, prefix: prefix.to_owned(), after, limit: SCAN_PAGE };
+            let page = answered(|done| self.0.state.scan(scan, done)).await?;
+            for ScanRow { shard, key, seq, bytes } in page.rows {
+                first.offer(key, shard, seq, bytes);
             }
             cursor = page.next;
             if cursor.is_none() {
                 break;
             }
         }
-        let from = after.unwrap_or_default();
-        let wanted = rows.range::<str, _>((above(from), std::ops::Bound::Unbounded));
-        Ok(wanted.take(limit).map(|(_, row)| row.clone()).collect())
+        self.with_active(kind, first.rows).await
+    }
+
+    /// The rows, once their lanes have said which of them are in memory.
+    async fn with_active(
+        &self,
+        kind: KindId,
+        mut rows: BTreeMap<Key, EntityRow>,
+    ) -> Result<Vec<EntityRow>, AdminError> {
+        for lane in self.lanes() {
+            let lanes = self.lanes().end;
+            let mine = |row: &EntityRow| lane_of(row.shard, lanes) == lane;
+            let entity =
+                |(key, row): (&Key, &EntityRow)| (row.shard, EntityId { kind, key: key.clone() });
+            let asked = rows.iter().filter(|(_, row)| mine(row)).map(entity).collect();
+            let active = self.ask_lane(lane, |to| Inspect::Active(asked, to)).await?;
+            let rows = rows.values_mut().filter(|row| mine(row));
+            rows.zip(active).for_each(|(row, active)| row.active = active);
+        }
+        Ok(rows.into_values().collect())
+    }
+
+    fn lanes(&self) -> std::ops::Range<u16> {
+        0..u16::try_from(self.0.lanes.len()).unwrap_or(u16::MAX)
+    }
+
+    async fn ask_lane<T>(
+        &self,
+        lane: u16,
+        question: impl FnOnce(oneshot::Sender<T>) -> Inspect,
+    ) -> Result<T, AdminError> {
+        let (tell, told) = oneshot::channel();
+        let inbox = &self.0.lanes[usize::from(lane)].inbox;
+        drop(inbox.push(Input::Inspect(question(tell))));
+        let answer = tokio::time::timeout(LANE_PATIENCE, told).await;
+        answer.ok().and_then(Result::ok).ok_or(AdminError::Busy { lane })
     }
 
     /// Looks at one entity, as this node knows it.
@@ -247,16 +264,9 @@ impl Cluster {
         let shard = ShardId::of(affinity, total);
         let config = &map.shards[shard.0 as usize];
         let primary = config.primary.as_ref().map(|claim| claim.node.clone());
-        let (tell, told) = oneshot::channel();
-        let lanes = &self.0.lanes;
-        let at = lane_of(shard, u16::try_from(lanes.len()).unwrap_or(u16::MAX));
-        let question = Inspect::Entity(shard, entity.clone(), tell);
-        drop(lanes[usize::from(at)].inbox.push(Input::Inspect(question)));
-        let view: EntityView = tokio::time::timeout(LANE_PATIENCE, told)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(AdminError::Busy { shard })?;
+        let lane = lane_of(shard, self.lanes().end);
+        let view: EntityView =
+            self.ask_lane(lane, |to| Inspect::Entity(shard, entity.clone(), to)).await?;
         let (seq, state) = if let Some((seq, bytes)) = view.dirty {
             (seq, Some(bytes))
         } else {
@@ -305,6 +315,24 @@ impl Cluster {
 /// Rows that one read of the tables lists.
 const SCAN_PAGE: usize = 1_000;
 
-fn above(key: &str) -> std::ops::Bound<&str> {
-    if key.is_empty() { std::ops::Bound::Unbounded } else { std::ops::Bound::Excluded(key) }
+/// The first entities in key order of those that come after a key.
+struct First<'k> {
+    after: Option<&'k str>,
+    limit: usize,
+    rows: BTreeMap<Key, EntityRow>,
+}
+
+impl First<'_> {
+    /// Notes an entity, unless it is known already or enough others come before it.
+    fn offer(&mut self, key: Key, shard: ShardId, seq: Seq, state_bytes: u64) {
+        if self.after.is_some_and(|after| key.as_str() <= after) {
+            return;
+        }
+        let name = key.as_str().to_owned();
+        let row = EntityRow { key: name, shard, seq, state_bytes, active: false };
+        self.rows.entry(key).or_insert(row);
+        if self.rows.len() > self.limit {
+            self.rows.pop_last();
+        }
+    }
 }

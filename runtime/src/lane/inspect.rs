@@ -5,6 +5,7 @@ use mainstay_protocol::id::{EntityId, Epoch, Seq, ShardId};
 use tokio::sync::oneshot;
 
 use super::core::Core;
+use crate::shard::ShardHost;
 
 /// A question.
 #[derive(Debug)]
@@ -13,17 +14,32 @@ pub enum Inspect {
     Lane(oneshot::Sender<LaneView>),
     /// What of this entity is in memory?
     Entity(ShardId, EntityId, oneshot::Sender<EntityView>),
-    /// Which entities of a kind are in memory or not yet in a snapshot?
+    /// Which entities of a kind are not yet in a snapshot?
     List(Listing, oneshot::Sender<Vec<ListedEntity>>),
+    /// Which of these entities are in memory?
+    Active(Vec<(ShardId, EntityId)>, oneshot::Sender<Vec<bool>>),
 }
 
-/// Which entities to list.
+/// Which entities to list: the first ones in key order.
 #[derive(Debug, Clone)]
 pub struct Listing {
     /// The kind.
     pub kind: mainstay_protocol::id::KindId,
     /// Only keys that begin so.
     pub prefix: String,
+    /// Only keys that come after this one.
+    pub after: Option<String>,
+    /// So many of each shard, at most.
+    pub limit: usize,
+}
+
+impl Listing {
+    fn wants(&self, entity: &EntityId) -> bool {
+        let key = entity.key.as_str();
+        entity.kind == self.kind
+            && key.starts_with(&self.prefix)
+            && self.after.as_deref().is_none_or(|after| key > after)
+    }
 }
 
 /// A lane, at one moment.
@@ -59,10 +75,10 @@ pub struct ListedEntity {
     pub entity: EntityId,
     /// Its shard.
     pub shard: ShardId,
-    /// The entry that last changed it, when no snapshot holds it yet.
-    pub dirty: Option<(Seq, u64)>,
-    /// It is in memory.
-    pub active: bool,
+    /// The entry that last changed it.
+    pub seq: Seq,
+    /// Bytes of its encoded state.
+    pub bytes: u64,
 }
 
 impl Core {
@@ -83,7 +99,16 @@ impl Core {
                 drop(to.send(view));
             }
             Inspect::List(listing, to) => drop(to.send(self.list(&listing))),
+            Inspect::Active(entities, to) => {
+                let active = entities.iter().map(|(shard, entity)| self.is_active(*shard, entity));
+                drop(to.send(active.collect()));
+            }
         }
+    }
+
+    fn is_active(&self, shard: ShardId, entity: &EntityId) -> bool {
+        let serving = self.shards.get(&shard).and_then(ShardHost::is_serving);
+        serving.is_some_and(|serving| serving.primary.slot_of(entity).is_some())
     }
 
     fn view(&self) -> LaneView {
@@ -106,19 +131,12 @@ impl Core {
         let mut listed = Vec::new();
         for (shard, host) in &mut self.shards {
             let Some(dirty) = host.dirty() else { continue };
-            let rows: Vec<_> = dirty
-                .iter()
-                .filter(|(entity, _)| {
-                    entity.kind == listing.kind && entity.key.as_str().starts_with(&listing.prefix)
-                })
-                .map(|(entity, row)| (entity.clone(), row.seq, row.bytes.len() as u64))
-                .collect();
-            let serving = host.is_serving();
-            listed.extend(rows.into_iter().map(|(entity, seq, bytes)| ListedEntity {
-                active: serving.is_some_and(|it| it.primary.slot_of(&entity).is_some()),
-                entity,
+            let rows = dirty.iter().filter(|(entity, _)| listing.wants(entity));
+            listed.extend(rows.take(listing.limit).map(|(entity, row)| ListedEntity {
+                entity: entity.clone(),
                 shard: *shard,
-                dirty: Some((seq, bytes)),
+                seq: row.seq,
+                bytes: row.bytes.len() as u64,
             }));
         }
         listed
