@@ -4,6 +4,7 @@ use std::io::IsTerminal as _;
 
 use mainstay::journey;
 use mainstay::metrics::{Metric, Type};
+use mainstay::storage::StorageError;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -86,6 +87,7 @@ pub fn install_metrics(catalog: &[Metric]) -> Result<PrometheusHandle, Error> {
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|_| Error::Twice { what: "metrics" })?;
     describe(catalog);
+    StorageError::count_from_zero();
     Ok(handle)
 }
 

@@ -10,6 +10,12 @@ use metrics::counter;
 use super::state::CopyRows;
 use super::tables::Generation;
 
+/// What a failure may have been of: the closed set of the label `operation`.
+const OPERATIONS: [&str; 4] = ["read", "write", "fsync", "statvfs"];
+/// Where damage was found: the closed set of the label `where`.
+const WAL: &str = "wal";
+const SNAPSHOT: &str = "snapshot";
+
 /// Why a data directory cannot be used. Nothing in it was changed, except that `mainstay-data`
 /// itself and empty files may have been created.
 #[derive(Debug, thiserror::Error)]
@@ -215,6 +221,18 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Makes every series that counts failures of the storage, at zero: a rule over `increase`
+    /// cannot see the first failure of a series that begins with it. To be called once the recorder
+    /// of the process is installed.
+    pub fn count_from_zero() {
+        for operation in OPERATIONS {
+            counter!("mainstay_storage_errors_total", "operation" => operation).increment(0);
+        }
+        for place in [WAL, SNAPSHOT] {
+            counter!("mainstay_checksum_failures_total", "where" => place).increment(0);
+        }
+    }
+
     /// The error's code, as `mainstay explain` takes it.
     pub fn code(&self) -> &'static str {
         match self {
@@ -272,7 +290,7 @@ fn disk_is_full(error: &redb::Error) -> bool {
 
 /// Counts one failed check, by the file's role.
 pub(super) fn count_corrupt(file: &str) {
-    let place = if file.contains("journal") { "wal" } else { "snapshot" };
+    let place = if file.contains("journal") { WAL } else { SNAPSHOT };
     counter!("mainstay_checksum_failures_total", "where" => place).increment(1);
 }
 

@@ -44,6 +44,21 @@ async fn no_entity_key_becomes_a_label() {
     assert!(series < 10_000, "{series} series");
 }
 
+/// A rule over `increase` does not see the first failure of a series that begins with it.
+#[tokio::test]
+async fn what_pages_somebody_is_counted_from_zero() {
+    let cluster = start(&plan(1)).await;
+    let (_, page) = cluster.admin(0, "/metrics").await.unwrap();
+    for operation in ["read", "write", "fsync", "statvfs"] {
+        let line = format!("mainstay_storage_errors_total{{operation=\"{operation}\"}} 0\n");
+        assert!(page.contains(&line), "no {line}");
+    }
+    for place in ["wal", "snapshot"] {
+        let line = format!("mainstay_checksum_failures_total{{where=\"{place}\"}} 0\n");
+        assert!(page.contains(&line), "no {line}");
+    }
+}
+
 #[tokio::test]
 async fn every_series_is_in_the_catalogue_with_its_type_and_labels() {
     let cluster = start(&plan(1)).await;
