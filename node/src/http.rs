@@ -26,6 +26,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 pub mod admin;
+pub mod answers;
 pub mod calls;
 pub mod events;
 pub mod health;
@@ -51,6 +52,7 @@ struct Shared {
     name: OnceLock<NodeId>,
     openapi: OnceLock<Bytes>,
     limits: CallLimits,
+    answers: answers::Answers,
     metrics: Option<PrometheusHandle>,
     stopping: watch::Receiver<bool>,
 }
@@ -62,6 +64,8 @@ pub struct CallLimits {
     pub body_bytes: u64,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// Bytes of answers that are not sent yet, all together; small ones do not count.
+    pub answer_bytes: u64,
     /// The longest deadline.
     pub deadline_max: Duration,
 }
@@ -72,6 +76,7 @@ impl CallLimits {
         Self {
             body_bytes: settings.http.body_bytes,
             body_timeout: settings.http.body_timeout,
+            answer_bytes: settings.runtime.limits.request_bytes,
             deadline_max: settings.runtime.limits.deadline_max,
         }
     }
@@ -92,7 +97,8 @@ impl Api {
     ) -> Self {
         let (backend, name, openapi) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let open = AtomicBool::new(false);
-        Self(Arc::new(Shared { backend, open, name, openapi, limits, metrics, stopping }))
+        let answers = answers::Answers::new(limits.answer_bytes);
+        Self(Arc::new(Shared { backend, open, name, openapi, limits, answers, metrics, stopping }))
     }
 
     /// Puts the node behind the API, for operators. Only the first one counts.
@@ -136,6 +142,10 @@ impl Api {
 
     fn limits(&self) -> &CallLimits {
         &self.0.limits
+    }
+
+    fn answers(&self) -> &answers::Answers {
+        &self.0.answers
     }
 
     fn stopping(&self) -> watch::Receiver<bool> {

@@ -1,8 +1,8 @@
 //! `POST /v1/{kind}/{key}/{method}`: a call from outside, from its path to its answer.
 //!
-//! In this order: path, kind, method, headers, room for the body, the body, its JSON, the call.
-//! Room is taken before the body is read, so that a full node leaves bodies in the senders'
-//! sockets; the deadline counts from the arrival of the head.
+//! In this order: path, kind, method, headers, room for the body, the body, its JSON, the call, room
+//! for the answer. Room is taken before the body is read, so that a full node leaves bodies in the
+//! senders' sockets; the deadline counts from the arrival of the head.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::answers::{RETRY_MEMORY, unsent};
 use super::problem::Problem;
 use super::{Api, CallLimits, header_text, path, trace};
 use crate::backend::{Backend, Permit};
@@ -31,8 +32,6 @@ use crate::backend::{Backend, Permit};
 /// How much longer than its deadline a call is waited for: the node itself ends it, and knows
 /// more about its outcome.
 const GRACE: Duration = Duration::from_millis(500);
-/// What a caller is told to wait when there is no memory for its body.
-const RETRY_MEMORY: Duration = Duration::from_millis(100);
 
 /// Answers everything that is no other route.
 pub async fn handle(State(api): State<Api>, request: Request) -> Response {
@@ -58,7 +57,8 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
     }
     let backend = api.serving()?;
     let target = Target::find(backend, segments)?;
-    let asked = Asked::of(&head.headers, api.limits())?;
+    let mode = target.method().mode;
+    let asked = Asked::of(&head.headers, mode, api.limits())?;
     let span = asked.deadline.or(target.method().deadline).unwrap_or(DEADLINE_DEFAULT);
     let deadline = began + span.min(api.limits().deadline_max);
 
@@ -74,7 +74,6 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
     if remaining.is_zero() {
         return Err(late(Outcome::NotExecuted, true));
     }
-    let mode = target.method().mode;
     let repeatable = mode == Mode::Query || asked.idempotency.is_some();
     let call = Call {
         kind: target.host.info().id,
@@ -82,7 +81,7 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
         method: target.method().id,
         mode,
         payload,
-        idempotency: asked.idempotency.filter(|_| mode == Mode::Command),
+        idempotency: asked.idempotency,
         deadline: remaining,
         pressure: asked.pressure,
         retry: Retry::StaleMap,
@@ -95,11 +94,12 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
         Ok(answered) => answered,
         Err(_) => Err(Failure::Deadline { outcome: Outcome::Unknown }),
     };
+    let response = match answered {
+        Ok(answer) => target.success(&answer, api.name())?,
+        Err(failure) => target.refusal(failure, repeatable).trace(trace::id(trace)).into_response(),
+    };
     drop(permit);
-    match answered {
-        Ok(answer) => target.success(&answer, api.name()),
-        Err(failure) => Err(target.refusal(failure, repeatable)),
-    }
+    api.answers().hold(response).await.ok_or_else(|| unsent(mode, repeatable))
 }
 
 /// Kind, key and method as they stand in the path.
@@ -273,7 +273,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(headers: &HeaderMap, limits: &CallLimits) -> Result<Self, Problem> {
+    fn of(headers: &HeaderMap, mode: Mode, limits: &CallLimits) -> Result<Self, Problem> {
         let longest = limits.deadline_max.as_millis();
         let deadline = header_text(headers, "ms-timeout-ms")?
             .map(|text| match text.parse::<u64>() {
@@ -286,12 +286,13 @@ impl Asked {
                 }
             })
             .transpose()?;
-        let idempotency = header_text(headers, "idempotency-key")?
-            .map(|text| {
-                IdempotencyKey::new(text)
-                    .map_err(|error| Problem::bad_header("Idempotency-Key", format!(": {error}")))
-            })
-            .transpose()?;
+        let idempotency = match mode {
+            Mode::Query => None,
+            Mode::Command => header_text(headers, "idempotency-key")?
+                .map(IdempotencyKey::new)
+                .transpose()
+                .map_err(|error| Problem::bad_header("Idempotency-Key", format!(": {error}")))?,
+        };
         let pressure = match header_text(headers, "ms-pressure")? {
             None | Some("wait") => Pressure::Wait,
             Some("refuse") => Pressure::Refuse,

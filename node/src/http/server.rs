@@ -5,7 +5,7 @@
 //! | too many connections | a place is taken before `accept`; the kernel's queue holds the rest |
 //! | a head that trickles in, an idle connection | `header_timeout` |
 //! | a body that trickles in | `body_timeout`, in [`super::calls`] |
-//! | a client that stops reading | one answer at a time, and `Guarded` ends a stalled write |
+//! | a client that stops reading | one answer at a time, room for it in [`super::answers`], and `Guarded` ends a stalled write |
 //! | a body that nobody reads | the answer goes out, then what still arrives is discarded for a moment, so that a reset does not destroy the answer |
 
 use std::io;

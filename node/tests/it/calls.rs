@@ -152,13 +152,17 @@ async fn headers_are_checked() {
         ("idempotency-key", ""),
         ("idempotency-key", long.as_str()),
     ] {
-        let request = Client::new().post(served.url("/v1/counter/alice/get"));
+        let request = Client::new().post(served.url("/v1/counter/alice/add"));
         let response = request.header(header, value).send().await.unwrap();
         assert_eq!(refusal(response).await, (400, "MS-2007".to_owned()), "{header}: {value}");
     }
-    let request = Client::new().post(served.url("/v1/counter/alice/get"));
+    let request = Client::new().post(served.url("/v1/counter/alice/add"));
     let request = request.header("idempotency-key", b"\xff".as_slice());
     assert_eq!(refusal(request.send().await.unwrap()).await, (400, "MS-2007".to_owned()));
+    let request = Client::new().post(served.url("/v1/counter/alice/get"));
+    let response = request.header("idempotency-key", long.as_str()).send().await.unwrap();
+    assert_eq!(response.status(), 200, "queries have no use for a key");
+    served.node.calls.lock().unwrap().clear();
     let request = Client::new().post(served.url("/v1/counter/alice/get"));
     let request = request.header("ms-timeout-ms", "1500").header("ms-pressure", "refuse");
     assert_eq!(request.header("prefer", "respond-async").send().await.unwrap().status(), 200);

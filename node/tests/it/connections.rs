@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::fake::{Served, serve};
+use crate::fake::{Served, serve, serve_patiently};
 
 async fn connect(served: &Served) -> TcpStream {
     TcpStream::connect(served.api).await.unwrap()
@@ -124,6 +125,45 @@ async fn a_client_that_does_not_read_is_cut() {
     assert!(began.elapsed() < Duration::from_secs(5), "never cut, {calls} calls");
     assert!(calls < 20, "answers of {calls} calls were kept for somebody who does not read");
     still_serves(&served).await;
+}
+
+/// Asks for great answers and reads none of them.
+async fn hoard(mut stream: TcpStream) {
+    let ask = "POST /v1/counter/alice/big HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n";
+    while stream.write_all(ask.as_bytes()).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_and_small_ones_go_on() {
+    let served = serve_patiently(Duration::from_secs(60)).await;
+    let mut hoarders = tokio::task::JoinSet::new();
+    for _ in 0..5 {
+        hoarders.spawn(hoard(connect(&served).await));
+    }
+    // A connection of its own for each: one that is kept may meet its end at the idle limit.
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+    let big = async || {
+        let answer = client.post(served.url("/v1/counter/alice/big")).send().await?;
+        Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.json::<Value>().await?))
+    };
+    let until = async |status: u16, otherwise: &str| {
+        let began = Instant::now();
+        loop {
+            match big().await {
+                Ok((found, document)) if found == status => return document,
+                _ => assert!(began.elapsed() < Duration::from_secs(10), "{otherwise}"),
+            }
+        }
+    };
+    let problem = until(429, "unread answers have no bound").await;
+    assert_eq!((&problem["code"], &problem["bound"]), (&"MS-2101".into(), &"memory".into()));
+    assert_eq!(problem["outcome"], "not_executed");
+    assert_eq!(problem["retryable"], true);
+    still_serves(&served).await;
+    hoarders.shutdown().await;
+    until(200, "the room does not come back").await;
 }
 
 #[tokio::test]

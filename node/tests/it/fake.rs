@@ -35,6 +35,7 @@ pub(crate) fn limits() -> CallLimits {
     CallLimits {
         body_bytes: 1 << 20,
         body_timeout: Duration::from_millis(400),
+        answer_bytes: 2 << 20,
         deadline_max: Duration::from_secs(60),
     }
 }
@@ -59,6 +60,11 @@ impl Served {
 
 /// A fake node behind both listeners, on free ports.
 pub(crate) async fn serve() -> Served {
+    serve_patiently(Duration::from_millis(400)).await
+}
+
+/// The same, waiting this long for a reader that takes nothing.
+pub(crate) async fn serve_patiently(stall_timeout: Duration) -> Served {
     let node = Arc::new(Fake::new());
     let (stop, stopping) = watch::channel(false);
     let api = Api::new(limits(), None, stopping.clone());
@@ -71,7 +77,7 @@ pub(crate) async fn serve() -> Served {
         let limits = server::Limits {
             connections: 8,
             header_timeout: Duration::from_millis(400),
-            stall_timeout: Duration::from_millis(400),
+            stall_timeout,
         };
         tokio::spawn(server::serve(listener, router, limits, stopping.clone()));
     }
