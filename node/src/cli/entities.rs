@@ -185,7 +185,7 @@ async fn call(args: &CallArgs, remote: &Remote, output: &Output) -> Result<(), T
         headers.push(("idempotency-key", key.clone()));
     }
     let path = format!("/v1/{}/{}/{}", encode(kind), encode(key), encode(&args.method));
-    let answer: Value = remote.post(&path, body, &headers).await?;
+    let answer: Value = remote.call(&path, body, &headers).await?;
     if args.remote.json {
         return output.json(&answer);
     }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::output::Trouble;
 use crate::http::problem::Document;
+
+/// How much longer than its deadline a call is waited for.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Which node, and how long to wait for it.
 #[derive(Debug, Args)]
@@ -54,12 +57,12 @@ impl Remote {
 
     /// Reads a document.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Trouble> {
-        self.document(self.send(Method::GET, path, None, &[]).await?).await
+        self.document(self.send(path, self.request(Method::GET, path)).await?).await
     }
 
     /// Reads text.
     pub(super) async fn get_text(&self, path: &str) -> Result<String, Trouble> {
-        let response = self.send(Method::GET, path, None, &[]).await?;
+        let response = self.send(path, self.request(Method::GET, path)).await?;
         response.text().await.map_err(|error| self.unreachable(&error))
     }
 
@@ -69,17 +72,23 @@ impl Remote {
         method: Method,
         path: &str,
     ) -> Result<T, Trouble> {
-        self.document(self.send(method, path, None, &[]).await?).await
+        self.document(self.send(path, self.request(method, path)).await?).await
     }
 
-    /// Posts JSON with these headers.
-    pub(super) async fn post<T: DeserializeOwned>(
+    /// Calls an entity: posts JSON with these headers. The node knows more about a call that is
+    /// late than whoever stops waiting, so it gets some time to say so.
+    pub(super) async fn call<T: DeserializeOwned>(
         &self,
         path: &str,
         body: String,
         headers: &[(&str, String)],
     ) -> Result<T, Trouble> {
-        self.document(self.send(Method::POST, path, Some(body), headers).await?).await
+        let timeout = self.timeout.saturating_add(GRACE);
+        let request = self.request(Method::POST, path).timeout(timeout);
+        let request =
+            headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request = request.header("content-type", "application/json").body(body);
+        self.document(self.send(path, request).await?).await
     }
 
     /// Opens a stream that has no end of its own.
@@ -87,28 +96,25 @@ impl Remote {
         let request = self.client.get(format!("{}{path}", self.endpoint));
         let response = tokio::time::timeout(self.timeout, request.send())
             .await
-            .map_err(|_| self.late())?
+            .map_err(|_| self.late(self.timeout))?
             .map_err(|error| self.unreachable(&error))?;
         self.check(path, response).await
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<String>,
-        headers: &[(&str, String)],
-    ) -> Result<Response, Trouble> {
-        let url = format!("{}{path}", self.endpoint);
-        let mut request = self.client.request(method, url).timeout(self.timeout);
-        for (name, value) in headers {
-            request = request.header(*name, value);
-        }
-        if let Some(body) = body {
-            request = request.header("content-type", "application/json").body(body);
-        }
-        let response = request.send().await.map_err(|error| {
-            if error.is_timeout() { self.late() } else { self.unreachable(&error) }
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.endpoint)).timeout(self.timeout)
+    }
+
+    async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response, Trouble> {
+        let request = request.build().map_err(|error| self.unreachable(&error))?;
+        let reads = request.method() == Method::GET;
+        let timeout = request.timeout().copied().unwrap_or(self.timeout);
+        let response = self.client.execute(request).await.map_err(|error| {
+            let trouble =
+                if error.is_timeout() { self.late(timeout) } else { self.unreachable(&error) };
+            // what was sent may have been done
+            let sent = !reads && !error.is_connect();
+            if sent { trouble.fact("outcome", "unknown") } else { trouble }
         })?;
         self.check(path, response).await
     }
@@ -162,8 +168,8 @@ impl Remote {
             .help("--endpoint or MAINSTAY_ENDPOINT name the admin address of a node")
     }
 
-    fn late(&self) -> Trouble {
-        Trouble::unavailable(format!("{} gave no answer in {:?}", self.endpoint, self.timeout))
+    fn late(&self, timeout: Duration) -> Trouble {
+        Trouble::unavailable(format!("{} gave no answer in {timeout:?}", self.endpoint))
             .code("MS-1301")
     }
 }

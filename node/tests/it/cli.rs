@@ -139,6 +139,26 @@ async fn entities_are_called_listed_and_shown() {
 }
 
 #[tokio::test]
+async fn a_call_that_is_late_says_whether_it_may_have_run() {
+    let served = serve().await;
+    let call =
+        ["entities", "call", "counter/a", "fail", r#"{"how":"never"}"#, "--timeout", "100ms"];
+    let late = ask(&served, &call).await;
+    assert_eq!(late.code, 5, "{}", late.err);
+    assert!(late.err.contains("error[MS-2103]"), "{}", late.err);
+    assert!(late.err.contains("  outcome  unknown\n"), "{}", late.err);
+    // somebody who takes the call and says nothing
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let unanswered = run(&address, &call).await;
+    assert_eq!(unanswered.code, 5, "{}", unanswered.err);
+    assert!(unanswered.err.contains("error[MS-1301]"), "{}", unanswered.err);
+    assert!(unanswered.err.contains("  outcome  unknown\n"), "{}", unanswered.err);
+    let nobody = offline(&call).await;
+    assert!(!nobody.err.contains("outcome"), "nothing was sent: {}", nobody.err);
+}
+
+#[tokio::test]
 async fn an_entity_that_another_node_serves_is_not_called_missing() {
     let served = serve().await;
     let ran = ask(&served, &["entities", "get", "counter/elsewhere"]).await;

@@ -241,6 +241,9 @@ impl Backend for Fake {
     }
 
     fn call(&self, call: Call) -> CallFuture {
+        if String::from_utf8_lossy(&call.payload).contains("never") {
+            return Box::pin(std::future::pending());
+        }
         let answer = self.run(&call).map(|success| Answer { success, served_by: None });
         self.calls.lock().unwrap().push_back(call);
         Box::pin(ready(answer))
