@@ -7,7 +7,10 @@ SHELL := bash
 
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
-NAME ?= counter
+# Not of the environment: a shell may export a NAME of its own.
+ifneq ($(origin NAME),command line)
+NAME := counter
+endif
 PART = $(filter-out counter,$(NAME))
 SEEDS ?= 200
 CASES ?= 20000
@@ -34,7 +37,7 @@ verify: ## the gate without the tests: format, lints, documentation, licences; c
 	@.ci/tests verify
 
 fix: ## formats, applies what the lints can mend, writes docs/metrics.md anew
-	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo clippy --workspace --all-targets --features mainstay-cluster-tests/sim --fix --allow-dirty --allow-staged
 	MAINSTAY_UPDATE=1 cargo test --quiet --package mainstay-cluster-tests --test it tidy::the_metrics_page
 	cargo fmt --all
 
@@ -42,14 +45,14 @@ test-cluster: ## only the tests that start node processes
 	@.ci/tests cluster
 
 sim: ## the simulator: SEEDS=200 runs that many, SEED=7 repeats one
-	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+	cargo run --quiet --profile sim --package mainstay-cluster-tests --features sim --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 fuzz: ## property tests with many more cases: CASES=20000
 	PROPTEST_CASES=$(CASES) cargo test --release --package mainstay-protocol --package mainstay
 
 soak: ## ten minutes with a stalled entity, a blocking handler and a client that overdrives
-	cargo build --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bins
-	cargo run --quiet --profile demo --package mainstay-cluster-tests --no-default-features --bin soak -- --seconds $(SOAK_SECONDS)
+	cargo build --quiet --profile demo --package mainstay-cluster-tests --bins
+	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin soak -- --seconds $(SOAK_SECONDS)
 
 bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part, ROUNDS=5
 	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART) --rounds $(ROUNDS)
