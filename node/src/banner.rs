@@ -39,7 +39,7 @@ impl Banner<'_> {
              \x20 api      {api:<28} (openapi: /openapi.json)\n\
              \x20 admin    {admin:<28} (metrics /metrics, health /livez /readyz)\n\
              \x20 peers    {peers:<28} ({count} {members}, leader {leader})\n\
-             \x20 entities {kinds:<28} config: {config} (mainstay config show --origin)\n",
+             \x20 entities {kinds:<28} config: {config} (config show --origin)\n",
             version = env!("CARGO_PKG_VERSION"),
             name = self.node.name,
             data = settings.runtime.data_dir.display(),

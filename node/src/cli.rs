@@ -170,8 +170,9 @@ pub fn main_from(
 ) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
     let json = args.iter().take_while(|arg| *arg != "--").any(|arg| arg == "--json");
-    let output = Output::new(ColorChoice::Auto, json);
-    let mut command = command(&program(&args), &launch.kinds());
+    let program = program(&args);
+    let output = Output::new(ColorChoice::Auto, json, &program);
+    let mut command = command(&program, &launch.kinds());
     if args.len() <= 1 {
         let help = command.render_long_help();
         return output.finish(output.data(&help.to_string()));
@@ -189,7 +190,7 @@ pub fn main_from(
             return ExitCode::from(code);
         }
     };
-    let output = Output::new(cli.color, json);
+    let output = Output::new(cli.color, json, &program);
     let result = dispatch(cli.verb, command, &output, launch);
     output.finish(result)
 }

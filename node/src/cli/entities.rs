@@ -134,7 +134,8 @@ async fn list(args: &ListArgs, remote: &Remote, output: &Output) -> Result<(), T
     }
     output.note(&format!("entities on node {}; others hold others", entities.node));
     if let Some(next) = &entities.next {
-        output.note(&format!("more: mainstay entities ls {} --after {next:?}", args.kind));
+        let program = output.program();
+        output.note(&format!("more: {program} entities ls {} --after {next:?}", args.kind));
     }
     output.data(&lines(&rows))
 }

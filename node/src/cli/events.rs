@@ -15,7 +15,7 @@ use crate::http::views::{EventRow, Events};
 pub(super) struct EventsArgs {
     #[command(flatten)]
     pub(super) remote: RemoteArgs,
-    /// Go on with those that happen from now on, until Ctrl-C.
+    /// Go on with those that happen from now on, until Ctrl-C or until nobody reads them.
     #[arg(long, short)]
     follow: bool,
     /// Only events after this one.
@@ -47,7 +47,10 @@ async fn follow(args: &EventsArgs, remote: &Remote, output: &Output) -> Result<(
         for data in reader.read(&chunk) {
             let record: EventRow = serde_json::from_str(&data)
                 .map_err(|error| Trouble::failed(format!("not an event: {error}")))?;
-            if args.remote.json { output.data(&data)? } else { output.data(&line(&record))? }
+            let text = if args.remote.json { data } else { line(&record) };
+            if !output.read_on(&text)? {
+                return Ok(());
+            }
         }
     }
     Err(Trouble::unavailable("the stream ended: the node stops").code("MS-1301"))

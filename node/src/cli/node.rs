@@ -99,12 +99,16 @@ pub(super) async fn drain(
     if args.remote.json {
         return output.json(&change);
     }
-    let what = if args.wait {
-        "handed everything over and left the cluster: its process ends; start it again to rejoin"
-    } else {
-        "hands its shards over, then leaves the cluster; `mainstay undrain` stops that"
-    };
-    output.data(&format!("{name} {what}"))
+    if args.wait {
+        return output.data(&format!(
+            "{name} handed everything over and left the cluster: its process ends; start it again \
+             to rejoin"
+        ));
+    }
+    let program = output.program();
+    output.data(&format!(
+        "{name} hands its shards over, then leaves the cluster; `{program} undrain` stops that"
+    ))
 }
 
 /// Waits until a member is none any more. Asked itself, it may answer no more: once it held no

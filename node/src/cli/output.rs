@@ -20,6 +20,8 @@ pub(super) struct Output {
     pub(super) color_err: bool,
     /// A program reads: documents only, trouble included.
     json: bool,
+    /// What this program is called.
+    program: String,
 }
 
 /// Why a command did not succeed.
@@ -34,7 +36,7 @@ pub(super) struct Trouble {
 }
 
 impl Output {
-    pub(super) fn new(choice: ColorChoice, json: bool) -> Self {
+    pub(super) fn new(choice: ColorChoice, json: bool, program: &str) -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let color = |terminal: bool| match choice {
@@ -48,18 +50,29 @@ impl Output {
             color: color(io::stdout().is_terminal()),
             color_err: color(io::stderr().is_terminal()),
             json,
+            program: program.to_owned(),
         }
     }
 
+    /// What this program is called: what is to be typed begins with it.
+    pub(super) fn program(&self) -> &str {
+        &self.program
+    }
+
     /// Writes data.
-    #[expect(clippy::unused_self, reason = "all words of a command go through its output")]
     pub(super) fn data(&self, text: &str) -> Result<(), Trouble> {
+        self.read_on(text).map(drop)
+    }
+
+    /// Writes data that more may follow: `false` when nobody reads any more.
+    #[expect(clippy::unused_self, reason = "all words of a command go through its output")]
+    pub(super) fn read_on(&self, text: &str) -> Result<bool, Trouble> {
         let mut out = io::stdout().lock();
         let end = if text.ends_with('\n') { "" } else { "\n" };
         match write!(out, "{text}{end}").and_then(|()| out.flush()) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
             // the reader has seen enough: `mainstay shards ls | head`
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(Trouble::failed(format!("standard output: {error}"))),
         }
     }
@@ -95,9 +108,11 @@ impl Output {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(trouble) => {
+                let trouble = trouble.told_by(&self.program);
                 if !trouble.text.is_empty() {
                     let json = self.json.then(|| trouble.document().to_string());
-                    let text = json.unwrap_or_else(|| trouble.render(self.color_err));
+                    let text =
+                        json.unwrap_or_else(|| trouble.render(self.color_err, &self.program));
                     tell(text.trim_end());
                 }
                 ExitCode::from(trouble.exit)
@@ -195,6 +210,15 @@ impl Trouble {
         self
     }
 
+    /// The same, with what is to be typed under the program's own name.
+    fn told_by(mut self, program: &str) -> Self {
+        let name = format!("{program} ");
+        for help in &mut self.help {
+            *help = help.replace("mainstay ", &name);
+        }
+        self
+    }
+
     /// The same for programs, as one line.
     fn document(&self) -> serde_json::Value {
         let facts: Vec<_> = self
@@ -220,13 +244,13 @@ impl Trouble {
     ///   help      mainstay run --join ...
     ///   more      mainstay explain MS-1203
     /// ```
-    pub(super) fn render(&self, color: bool) -> String {
+    fn render(&self, color: bool, program: &str) -> String {
         let label = self.code.as_ref().map_or("error".to_owned(), |code| format!("error[{code}]"));
         let label = if color { format!("\x1b[1;31m{label}\x1b[0m") } else { label };
         let mut rows: Vec<(&str, &str)> =
             self.facts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         rows.extend(self.help.iter().map(|help| ("help", help.as_str())));
-        let more = self.code.as_ref().map(|code| format!("mainstay explain {code}"));
+        let more = self.code.as_ref().map(|code| format!("{program} explain {code}"));
         rows.extend(more.as_ref().map(|more| ("more", more.as_str())));
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let mut text = format!("{label}: {}\n", self.text);
@@ -267,18 +291,18 @@ mod tests {
     }
 
     #[test]
-    fn trouble_names_code_facts_and_help() {
+    fn trouble_names_code_facts_and_help_under_the_name_of_the_program() {
         let trouble = Trouble::failed("the data belongs to another cluster")
             .code("MS-1203")
             .fact("data dir", "/d")
-            .help("first")
+            .help("mainstay run --join n1:7000")
             .help("second");
         assert_eq!(
-            trouble.render(false),
+            trouble.told_by("bank").render(false, "bank"),
             "error[MS-1203]: the data belongs to another cluster\n  \
              data dir  /d\n  \
-             help      first\n            second\n  \
-             more      mainstay explain MS-1203\n"
+             help      bank run --join n1:7000\n            second\n  \
+             more      bank explain MS-1203\n"
         );
     }
 }

@@ -93,7 +93,7 @@ async fn list(args: &ListArgs, remote: &Remote, output: &Output) -> Result<(), T
         ]);
     }
     if let Some(next) = shards.next {
-        output.note(&format!("more: mainstay shards ls --after {next}"));
+        output.note(&format!("more: {} shards ls --after {next}", output.program()));
     }
     output.data(&lines(&rows))
 }

@@ -71,7 +71,9 @@ fn screen(status: &Status, output: &Output) -> String {
         writeln!(text, "{mark} {} {}", check.name, check.text).expect("text takes all");
     }
     if cluster.shards_unavailable > 0 {
-        text.push_str("next     mainstay nodes ls; mainstay shards ls --unavailable\n");
+        let program = output.program();
+        writeln!(text, "next     {program} nodes ls; {program} shards ls --unavailable")
+            .expect("text takes all");
     }
     text
 }

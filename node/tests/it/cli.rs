@@ -1,6 +1,7 @@
 //! The command line, as a process, against a fake node.
 
 use std::process::Output;
+use std::time::Duration;
 
 use mainstay::protocol::control::Event;
 use serde_json::Value;
@@ -235,6 +236,25 @@ async fn events_are_followed_until_ctrl_c() {
     let sent = tokio::process::Command::new("kill").args(["-INT", &pid]).status().await.unwrap();
     assert!(sent.success());
     assert_eq!(child.wait().await.unwrap().code(), Some(130));
+}
+
+#[tokio::test]
+async fn events_that_nobody_reads_are_followed_no_more() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let served = serve().await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_mainstay"))
+        .args(["events", "--follow", "--endpoint", &served.admin_url("")])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next_line().await.unwrap().unwrap().contains("member_joined"));
+    drop(lines);
+    served.node.events.record(2, [Event::MemberDown { node: name("n2") }]);
+    let ended = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
+    assert_eq!(ended.expect("it follows on").unwrap().code(), Some(0));
 }
 
 #[tokio::test]

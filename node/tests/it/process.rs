@@ -145,6 +145,9 @@ fn a_program_speaks_of_itself_and_of_its_own_kinds() {
     let script = said("completions bash");
     assert!(script.contains("_bank()") && script.contains("-F _bank"), "{script}");
     assert!(said("drain --help").contains("bank drain n3 --wait"));
+    let unknown = command("explain MS-9999").env(NAME, "/opt/bank").output().unwrap();
+    let trouble = String::from_utf8(unknown.stderr).unwrap();
+    assert!(trouble.contains("help  bank explain --list"), "{trouble}");
 }
 
 #[test]
