@@ -96,7 +96,7 @@ async fn with_json_a_failure_is_one_object_on_standard_error() {
         (&["status", "--json", "--endpoint", "127.0.0.1:1"][..], Some("MS-1301"), 5),
         (&["entities", "get", "counter/nobody", "--json"], None, 3),
         (&["remove", "n1", "--yes", "--json"], Some("MS-2302"), 4),
-        (&["drain", "n2", "--wait", "--timeout", "300ms", "--json"], None, 5),
+        (&["drain", "n2", "--wait", "--timeout", "2s", "--json"], None, 5),
         (&["explain", "MS-9999", "--json"], None, 3),
         (&["metrics", "dump", "--json"], None, 2),
         (&["status", "--json", "--colour"], None, 2),
@@ -179,7 +179,7 @@ async fn members_are_drained_and_removed() {
     let ran = ask(&served, &["drain", "n2"]).await;
     assert!(ran.out.starts_with("n2 hands its shards over"), "{}", ran.out);
     assert!(ask(&served, &["nodes", "ls"]).await.out.contains("draining"));
-    let still = ask(&served, &["drain", "n2", "--wait", "--timeout", "300ms"]).await;
+    let still = ask(&served, &["drain", "n2", "--wait", "--timeout", "2s"]).await;
     assert_eq!(still.code, 5, "{}", still.out);
     assert!(still.err.contains("n2 serves no shard, but is still a member"), "{}", still.err);
     assert_eq!(ask(&served, &["undrain", "n2"]).await.code, 0);

@@ -101,6 +101,24 @@ impl Drop for Node {
     }
 }
 
+/// Waits until the API has taken the head of a request.
+fn until_inside(up: &serde_json::Value) {
+    let admin = up["admin"].as_str().unwrap().strip_prefix("http://").unwrap();
+    let began = Instant::now();
+    loop {
+        let mut stream = std::net::TcpStream::connect(admin).unwrap();
+        let ask = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(ask).unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        if page.contains("mainstay_http_inflight_requests{listener=\"api\"} 1\n") {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "no request is inside:\n{page}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 const FREE: &str = "run --dev --http 127.0.0.1:0 --admin 127.0.0.1:0 --listen 127.0.0.1:0";
 
 #[test]
@@ -209,7 +227,7 @@ fn a_request_under_way_ends_before_the_node_does() {
     let mut stream = std::net::TcpStream::connect(api.strip_suffix("/v1").unwrap()).unwrap();
     let head = "POST /v1/counter/a/add HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    until_inside(&up);
     node.signal("TERM");
     node.line("stopping");
     stream.write_all(b"{\"by\":1}").unwrap();
@@ -237,7 +255,7 @@ fn a_second_signal_ends_at_once() {
     let mut stream = std::net::TcpStream::connect(api.strip_suffix("/v1").unwrap()).unwrap();
     let head = "POST /v1/counter/a/add HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    until_inside(&up);
     node.signal("TERM");
     node.line("stopping");
     node.signal("TERM");
