@@ -1,13 +1,16 @@
 //! A bank: accounts, and transfers between them that happen once, whatever fails on the way.
 //!
 //! ```text
-//!   caller --run--> transfer "north/t-7" --withdraw--> account "north/1"
-//!                                        --deposit---> account "south/4"
+//!   caller --order--> transfer "north/t-7"
+//!          --run----> transfer "north/t-7" --withdraw--> account "north/1"
+//!                                          --deposit---> account "south/4"
 //! ```
 //!
 //! Accounts never call anybody, so no call cycle exists. A transfer's two steps carry idempotency
 //! keys made of the transfer's own name: a transfer that runs again, on another node or after a
-//! crash, repeats neither. Accounts and transfers of one branch share a shard.
+//! crash, repeats neither. Its terms are committed by a turn of their own, before the first step:
+//! what a turn changes is lost when it is cut, and what it asked of others is not. Accounts and
+//! transfers of one branch share a shard.
 
 use std::fmt;
 use std::time::Duration;
@@ -46,8 +49,10 @@ pub enum BankError {
     SameAccount,
     /// The account's name is not valid. Nothing was moved.
     NoAccount,
-    /// The transfer was begun with other accounts or another sum, and those hold.
+    /// The transfer was ordered with other accounts or another sum, and those hold.
     OtherTerms,
+    /// The transfer was never ordered. Nothing was moved.
+    NotOrdered,
 }
 
 impl fmt::Display for BankError {
@@ -57,7 +62,8 @@ impl fmt::Display for BankError {
             Self::Full => f.write_str("the account cannot hold that much"),
             Self::SameAccount => f.write_str("a transfer needs two accounts"),
             Self::NoAccount => f.write_str("the account's name is not valid"),
-            Self::OtherTerms => f.write_str("the transfer was begun on other terms"),
+            Self::OtherTerms => f.write_str("the transfer was ordered on other terms"),
+            Self::NotOrdered => f.write_str("the transfer was never ordered"),
         }
     }
 }
@@ -98,19 +104,20 @@ impl Account {
     }
 }
 
-/// One transfer: what was moved, once it was.
+/// One transfer: what was ordered, and whether it was done.
 #[state(version = 1)]
 pub struct Transfer {
-    moved: Option<Moved>,
+    terms: Option<Moved>,
+    done: bool,
 }
 
-/// Money that went from one account to another.
+/// Money that goes from one account to another.
 #[data]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
-    /// The account that it left.
+    /// The account that it leaves.
     pub from: String,
-    /// The account that it reached.
+    /// The account that it reaches.
     pub to: String,
     /// How much.
     pub cents: u64,
@@ -121,35 +128,40 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 #[entity(name = "transfer", group_by = Self::branch)]
 impl Transfer {
-    /// Moves money, once for this transfer, however often it is called.
+    /// Settles the terms, once and for all; nothing is moved yet.
     #[command]
-    async fn run(
-        &mut self,
-        cx: &mut Cx<'_>,
-        from: String,
-        to: String,
-        cents: u64,
-    ) -> Result<Moved, BankError> {
-        if let Some(moved) = &self.moved {
-            return Ok(moved.clone());
-        }
+    fn order(&mut self, from: String, to: String, cents: u64) -> Result<(), BankError> {
         if from == to {
             return Err(BankError::SameAccount);
         }
-        step(cx, &from, Step::Withdraw, cents).await?;
-        if let Err(refused) = step(cx, &to, Step::Deposit, cents).await {
-            step(cx, &from, Step::GiveBack, cents).await?;
+        let terms = Moved { from, to, cents };
+        if *self.terms.get_or_insert_with(|| terms.clone()) == terms {
+            Ok(())
+        } else {
+            Err(BankError::OtherTerms)
+        }
+    }
+
+    /// Moves the money that was ordered, once for this transfer, however often it is called.
+    #[command]
+    async fn run(&mut self, cx: &mut Cx<'_>) -> Result<Moved, BankError> {
+        let terms = self.terms.clone().ok_or(BankError::NotOrdered)?;
+        if self.done {
+            return Ok(terms);
+        }
+        step(cx, &terms.from, Step::Withdraw, terms.cents).await?;
+        if let Err(refused) = step(cx, &terms.to, Step::Deposit, terms.cents).await {
+            step(cx, &terms.from, Step::GiveBack, terms.cents).await?;
             return Err(refused);
         }
-        let moved = Moved { from, to, cents };
-        self.moved = Some(moved.clone());
-        Ok(moved)
+        self.done = true;
+        Ok(terms)
     }
 
     /// What was moved, if it was.
     #[query]
     fn outcome(&self) -> Option<Moved> {
-        self.moved.clone()
+        self.terms.clone().filter(|_| self.done)
     }
 
     fn branch(key: &Key) -> &str {
@@ -179,7 +191,6 @@ async fn step(cx: &Cx<'_>, account: &str, step: Step, cents: u64) -> Result<u64,
             Ok(done) => return Ok(done.value),
             Err(CallError::App(refused)) => return Err(refused),
             Err(CallError::Malformed { .. }) => return Err(BankError::NoAccount),
-            Err(CallError::KeyConflict) => return Err(BankError::OtherTerms),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }

@@ -9,6 +9,8 @@ use mainstay::prelude::*;
 pub const KEPT: usize = 100;
 /// Bytes of one message.
 pub const TEXT_BYTES_MAX: usize = 2_000;
+/// Bytes of the name of who wrote it.
+pub const AUTHOR_BYTES_MAX: usize = 100;
 
 /// A room: its last messages, oldest first.
 #[state(version = 1)]
@@ -39,6 +41,8 @@ pub enum ChatError {
     Empty,
     /// It is longer than [`TEXT_BYTES_MAX`].
     TooLong,
+    /// Its author's name is longer than [`AUTHOR_BYTES_MAX`].
+    AuthorTooLong,
 }
 
 impl fmt::Display for ChatError {
@@ -46,6 +50,9 @@ impl fmt::Display for ChatError {
         match self {
             Self::Empty => f.write_str("the message is empty"),
             Self::TooLong => write!(f, "the message is longer than {TEXT_BYTES_MAX} bytes"),
+            Self::AuthorTooLong => {
+                write!(f, "the author's name is longer than {AUTHOR_BYTES_MAX} bytes")
+            }
         }
     }
 }
@@ -60,6 +67,9 @@ impl Room {
         }
         if text.len() > TEXT_BYTES_MAX {
             return Err(ChatError::TooLong);
+        }
+        if author.len() > AUTHOR_BYTES_MAX {
+            return Err(ChatError::AuthorTooLong);
         }
         self.last_id += 1;
         if self.messages.len() == KEPT {

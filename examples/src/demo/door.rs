@@ -71,18 +71,39 @@ impl Door {
         }
     }
 
-    /// Makes a transfer, under its own name as the idempotency key.
+    /// Makes a transfer: orders it, then runs it under its own name as the idempotency key.
     pub async fn transfer(&self, order: &Order, attempt: usize) -> Attempt {
-        let key = order.key();
+        match self.order(order, attempt).await {
+            Attempt::Done => self.run(order, attempt).await,
+            Attempt::Refused => Attempt::Wrong("the terms of a transfer were refused".to_owned()),
+            other => other,
+        }
+    }
+
+    /// An order needs no key: a repeated one changes nothing.
+    async fn order(&self, order: &Order, attempt: usize) -> Attempt {
         let (from, to) = (account_key(order.from), account_key(order.to));
         match self {
             Self::Http { .. } => {
                 let body = json!({ "from": from, "to": to, "cents": order.cents });
-                let question = Question::new("transfer", &key, "run", body).key(&key);
+                self.post(Question::new("transfer", &order.key(), "order", body), attempt).await
+            }
+            Self::Rust(client) => {
+                let call = entity::<Transfer>(client, &order.key()).order(from, to, order.cents);
+                told(call.deadline(DEADLINE).await.map(drop))
+            }
+        }
+    }
+
+    async fn run(&self, order: &Order, attempt: usize) -> Attempt {
+        let key = order.key();
+        match self {
+            Self::Http { .. } => {
+                let question = Question::new("transfer", &key, "run", json!({})).key(&key);
                 self.post(question, attempt).await
             }
             Self::Rust(client) => {
-                let call = entity::<Transfer>(client, &key).run(from, to, order.cents);
+                let call = entity::<Transfer>(client, &key).run();
                 told(call.key(&key).deadline(DEADLINE).await.map(drop))
             }
         }
