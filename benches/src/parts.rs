@@ -36,13 +36,30 @@ async fn calls(
     what: What,
 ) -> anyhow::Result<f64> {
     let started = Instant::now();
+    let counters = |caller: usize| {
+        let mut at = caller * 7919;
+        std::iter::from_fn(move || {
+            at = (at + 7919) % entities;
+            (started.elapsed() < SPAN).then_some(at)
+        })
+    };
+    let done = spread(port, callers, counters, what).await?;
+    Ok(per_second(done, started))
+}
+
+/// Lets each of `callers` tasks call its counters, one after the other; the calls of all.
+async fn spread<I: Iterator<Item = usize> + Send + 'static>(
+    port: Arc<dyn CallPort>,
+    callers: usize,
+    counters: impl Fn(usize) -> I,
+    what: What,
+) -> anyhow::Result<u64> {
     let callers: Vec<_> = (0..callers)
         .map(|caller| {
-            let port = Arc::clone(&port);
+            let (port, counters) = (Arc::clone(&port), counters(caller));
             tokio::spawn(async move {
-                let (mut done, mut at) = (0_u64, caller * 7919);
-                while started.elapsed() < SPAN {
-                    at = (at + 7919) % entities;
+                let mut done = 0_u64;
+                for at in counters {
                     let counter = CounterRef::from(Ref::new(Arc::clone(&port), &format!("c{at}")));
                     let _value = match what {
                         What::Query => counter.get().await?,
@@ -58,7 +75,7 @@ async fn calls(
     for caller in callers {
         done += caller.await??;
     }
-    Ok(per_second(done, started))
+    Ok(done)
 }
 
 /// Local ask by entity id, callers on a runtime of their own.
@@ -183,28 +200,7 @@ async fn query_each(port: Arc<dyn CallPort>, entities: usize) -> anyhow::Result<
 
 /// Calls each of the entities once, 64 at a time.
 async fn each(port: Arc<dyn CallPort>, entities: usize, what: What) -> anyhow::Result<u64> {
-    let callers: Vec<_> = (0..64)
-        .map(|caller| {
-            let port = Arc::clone(&port);
-            tokio::spawn(async move {
-                let mut done = 0;
-                for at in (caller..entities).step_by(64) {
-                    let counter = CounterRef::from(Ref::new(Arc::clone(&port), &format!("c{at}")));
-                    let _value = match what {
-                        What::Query => counter.get().await?,
-                        What::Command => counter.add(1).await?.value,
-                    };
-                    done += 1;
-                }
-                anyhow::Ok(done)
-            })
-        })
-        .collect();
-    let mut done = 0;
-    for caller in callers {
-        done += caller.await??;
-    }
-    Ok(done)
+    spread(port, 64, |caller| (caller..entities).step_by(64), what).await
 }
 
 /// Resident bytes per idle entity, beside a tokio task with a channel.
