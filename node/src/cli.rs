@@ -201,15 +201,17 @@ fn program(args: &[OsString]) -> String {
     name.map_or_else(|| "mainstay".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
-/// The command line under the program's own name, with a first call only where it would work.
+/// The command line under the program's own name, with first steps that work.
 fn command(program: &str, kinds: &[&str]) -> Command {
-    let call = if kinds.contains(&"counter") {
-        "curl localhost:8080/v1/counter/alice/add --json '{\"by\":2}'"
-    } else {
-        "mainstay entities kinds"
+    let steps = match kinds {
+        [] => "mainstay status --endpoint http://127.0.0.1:9070\n  mainstay explain --list",
+        kinds if kinds.contains(&"counter") => {
+            "mainstay run --dev\n  curl localhost:8080/v1/counter/alice/add --json \
+             '{\"by\":2}'\n  mainstay status"
+        }
+        _ => "mainstay run --dev\n  mainstay entities kinds\n  mainstay status",
     };
-    let help =
-        format!("{EXIT_CODES}\n\nFirst steps:\n  mainstay run --dev\n  {call}\n  mainstay status");
+    let help = format!("{EXIT_CODES}\n\nFirst steps:\n  {steps}");
     renamed(Cli::command().after_help(help), program).bin_name(program)
 }
 

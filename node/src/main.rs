@@ -1,31 +1,9 @@
-//! The stock node: all subcommands, and one small entity to call.
+//! The command line without a node: it hosts no entity, and asks clusters of any program.
 
 use std::process::ExitCode;
 
 use mainstay::prelude::*;
 
-/// A counter.
-#[state(version = 1)]
-struct Counter {
-    value: i64,
-}
-
-#[entity(name = "counter")]
-impl Counter {
-    /// Adds and returns the new value.
-    #[command]
-    fn add(&mut self, by: i64) -> i64 {
-        self.value = self.value.saturating_add(by);
-        self.value
-    }
-
-    /// The value.
-    #[query]
-    fn get(&self) -> i64 {
-        self.value
-    }
-}
-
 fn main() -> ExitCode {
-    mainstay_node::main(Registry::new().entity::<Counter>())
+    mainstay_node::main(Registry::new())
 }

@@ -157,6 +157,12 @@ fn environment() -> Vec<(String, String)> {
 
 /// Runs a node until it is told to stop.
 pub(super) fn run(args: &RunArgs, output: &Output, launch: Box<dyn Launch>) -> Result<(), Trouble> {
+    if launch.kinds().is_empty() {
+        return Err(Trouble::usage("this program hosts no entity, so it is no node").help(
+            "a node is a program that hands its entities to mainstay_node::main, such as \
+             examples/src/bin/counter.rs",
+        ));
+    }
     let loaded = read(&sources(args.config.clone(), &args.flags)?)?;
     telemetry::install_log(&loaded.settings.log, output.color_err)
         .map_err(|error| Trouble::usage(error.to_string()).code("MS-1001"))?;

@@ -40,11 +40,18 @@ async fn offline(args: &[&str]) -> Ran {
 async fn no_arguments_print_help() {
     let ran = offline(&[]).await;
     assert_eq!(ran.code, 0);
-    assert!(ran.out.contains("mainstay run --dev"), "{}", ran.out);
+    assert!(ran.out.contains("  mainstay status --endpoint"), "{}", ran.out);
     assert!(ran.out.contains("Exit codes:"), "{}", ran.out);
     assert_eq!(offline(&["--help"]).await.code, 0);
     let wrong = offline(&["explode"]).await;
     assert_eq!((wrong.code, wrong.out.as_str()), (2, ""));
+}
+
+#[tokio::test]
+async fn a_program_without_entities_is_no_node() {
+    let ran = offline(&["run", "--dev"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""));
+    assert!(ran.err.contains("hosts no entity"), "{}", ran.err);
 }
 
 #[tokio::test]
