@@ -1,4 +1,5 @@
-//! `/admin/v1/...`: what the command line asks of a node. Every list is paged by the server.
+//! `/admin/v1/...`: what the command line asks of a node. Shards and entities come in pages; other
+//! lists are short: members, kinds, kept events, the dearest pairs of kinds.
 
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};

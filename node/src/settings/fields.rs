@@ -161,7 +161,7 @@ fields! {
         "The longest deadline that a call may ask for.";
 
     "storage.reserve_bytes": runtime.storage.reserve_bytes =>
-        "Below this much free disk space commands are refused.";
+        "Disk space that stays free; commands are refused from a quarter above it, 64MiB at most.";
     "storage.journal_bytes": runtime.storage.journal_bytes =>
         "The journal is cut when it is longer than this.";
     "storage.checkpoint_every": runtime.storage.checkpoint_every =>
