@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := default
-.PHONY: default help demo test verify fix test-cluster sim fuzz soak bench cluster example
+.PHONY: default help demo test verify fix test-cluster sim mutants fuzz soak bench cluster example
 
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
@@ -13,6 +13,8 @@ NAME := counter
 endif
 PART = $(filter-out counter,$(NAME))
 SEEDS ?= 200
+WHAT ?= shard cluster
+SIM := cargo run --quiet --profile sim --package mainstay-cluster-tests --features sim --bin sim --
 CASES ?= 20000
 SOAK_SECONDS ?= 600
 ROUNDS ?= 5
@@ -44,8 +46,11 @@ fix: ## formats, applies what the lints can mend, writes docs/metrics.md anew
 test-cluster: ## only the tests that start node processes
 	@.ci/tests cluster
 
-sim: ## the simulator: SEEDS=200 runs that many, SEED=7 repeats one
-	cargo run --quiet --profile sim --package mainstay-cluster-tests --features sim --bin sim -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+sim: ## the simulators: SEEDS=200 runs that many, SEED=7 repeats one, WHAT=shard or cluster
+	for what in $(WHAT); do $(SIM) $$what $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(STORY),--story $(STORY)) || exit 1; done
+
+mutants: ## plants every fault of replication, and says who finds it: SEEDS=200
+	$(SIM) mutants --seeds $(SEEDS)
 
 fuzz: ## property tests with many more cases: CASES=20000
 	PROPTEST_CASES=$(CASES) cargo test --release --package mainstay-protocol --package mainstay

@@ -18,7 +18,7 @@ use mainstay_protocol::replication::standby::{self, Kept, Standby, Succession};
 use mainstay_protocol::replication::{Answer, Append, Position, Told};
 use mainstay_protocol::time::{Instant, Moment};
 
-use super::disk::{Disk, Image, Ticket, Write};
+use super::disk::{Disk, Ticket, Write};
 use crate::sim::clients::Call;
 use crate::sim::cluster::{SHARD, Stored};
 use leading::Leading;
@@ -452,9 +452,8 @@ impl Node {
 impl Settings {
     fn standby(&self, (disk, life): (&Disk, u64), committed: Seq, now: Instant) -> Standby {
         let image = &disk.seen;
-        let whole = if image.incomplete { &Image::default() } else { image };
-        let history = whole.history(Seq(0));
-        let kept = Kept { promised: image.promised, history, committed };
+        let (history, whole) = (image.history(Seq(0)), !image.incomplete);
+        let kept = Kept { promised: image.promised, history, committed, whole };
         let mut standby = Standby::new((SHARD, disk.id, life), kept, self.timing, now);
         if let Some(mutant) = self.mutant {
             standby.plant(mutant);

@@ -94,6 +94,8 @@ pub struct Kept {
     pub history: History,
     /// Everything up to here is known to be committed.
     pub committed: Seq,
+    /// What is on disk is no part of a copy that did not arrive whole. If it is, it goes.
+    pub whole: bool,
 }
 
 /// What a standby leaves to the primary that it becomes.
@@ -151,8 +153,8 @@ impl Standby {
         timing: Timing,
         now: Instant,
     ) -> Self {
-        let Kept { promised, history, committed } = kept;
-        Self {
+        let Kept { promised, history, committed, whole } = kept;
+        let mut this = Self {
             shard,
             disk,
             life,
@@ -167,7 +169,11 @@ impl Standby {
             copying: None,
             effects: VecDeque::new(),
             planted: Planted::default(),
+        };
+        if !whole {
+            this.discard();
         }
+        this
     }
 
     /// Breaks a rule on purpose, for the simulator.

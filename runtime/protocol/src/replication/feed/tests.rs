@@ -62,7 +62,8 @@ impl Rig {
         tail: Vec<Segment>,
         theirs: &[(u64, u64)],
     ) -> Self {
-        let kept = Kept { promised: Epoch(4), history: history(theirs), committed: Seq(0) };
+        let (history_of, committed) = (history(theirs), Seq(0));
+        let kept = Kept { promised: Epoch(4), history: history_of, committed, whole: true };
         let standby = Standby::new((SHARD, disk(2), 1), kept, Timing::default(), Instant::ZERO);
         let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, Seq(0));
         let (copies, appends) = (Vec::new(), Vec::new());

@@ -26,7 +26,7 @@ fn append(epoch: u64, prev: Position, segments: Vec<Segment>, committed: u64) ->
 
 fn fresh() -> Standby {
     let history = History::new(Position::default());
-    let kept = Kept { promised: Epoch(0), history, committed: Seq(0) };
+    let kept = Kept { promised: Epoch(0), history, committed: Seq(0), whole: true };
     Standby::new((SHARD, DISK, 1), kept, Timing::default(), Instant::ZERO)
 }
 
@@ -197,4 +197,17 @@ fn a_copy_of_what_is_here_is_not_taken() {
     assert_eq!(standby.handle_copy_begins(Epoch(2), at(2, 8)), None);
     assert_eq!(standby.last(), at(2, 9));
     assert!(standby.handle_copy_begins(Epoch(3), at(3, 12)).is_some(), "that one is ahead");
+}
+
+/// Found by the simulator: a node that died in the middle of a copy was sent the log from its
+/// beginning, and took all of it for a part of that copy when it started again.
+#[test]
+fn a_part_of_a_copy_goes_before_anything_comes() {
+    let mut history = History::new(at(2, 30));
+    history.append(Epoch(2), Seq(40));
+    let kept = Kept { promised: Epoch(2), history, committed: Seq(30), whole: false };
+    let mut standby = Standby::new((SHARD, DISK, 1), kept, Timing::default(), Instant::ZERO);
+    standby.handle_append(&append(3, at(0, 0), vec![segment(1, 1, 1)], 0), Instant::ZERO).unwrap();
+    assert_eq!(standby.poll_effect(), Some(Effect::Discard));
+    assert_eq!(standby.last(), at(1, 1));
 }
