@@ -43,10 +43,12 @@ pub enum Planted {
     SameEpochAfterRestart,
     /// The control plane accepts sets that were decided on an older record.
     SetChangeWithoutExpect,
+    /// A promotion takes everybody else out of the set.
+    PromotionRemoves,
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 24] = [
+pub const PLANTED: [Planted; 26] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -58,7 +60,6 @@ pub const PLANTED: [Planted; 24] = [
     Planted::Rule(Mutant::StaleDeferredAck),
     Planted::Rule(Mutant::AckOfMajority),
     Planted::Rule(Mutant::IgnoreDisk),
-    Planted::Rule(Mutant::OldSetTaken),
     Planted::Rule(Mutant::JoinBeforeNoop),
     Planted::Rule(Mutant::JoinBehind),
     Planted::Rule(Mutant::JoiningNotRequired),
@@ -71,6 +72,9 @@ pub const PLANTED: [Planted; 24] = [
     Planted::UncleanPromotion,
     Planted::SameEpochAfterRestart,
     Planted::SetChangeWithoutExpect,
+    Planted::PromotionRemoves,
+    Planted::Rule(Mutant::StepDownSwapped),
+    Planted::Rule(Mutant::NoDedup),
 ];
 
 /// How often things happened.

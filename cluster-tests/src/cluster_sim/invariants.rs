@@ -96,6 +96,11 @@ impl Default for Invariants {
 }
 
 impl Invariants {
+    /// The names of all.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.all.iter().map(|invariant| invariant.name()).collect()
+    }
+
     /// Asks this one alone from here on.
     pub fn keep(&mut self, name: &str) {
         self.all.retain(|invariant| invariant.name() == name);

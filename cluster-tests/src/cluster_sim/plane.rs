@@ -12,7 +12,7 @@ use mainstay_protocol::control::{
     Claim, ClusterState, Command, Expect, Member, MemberState, ShardConfig,
 };
 use mainstay_protocol::failure_detector::Verdict;
-use mainstay_protocol::id::{BootId, ClusterId, DiskId, NodeId};
+use mainstay_protocol::id::{BootId, ClusterId, DiskId, Epoch, NodeId};
 use mainstay_protocol::time::Instant;
 
 use super::Planted;
@@ -76,7 +76,13 @@ impl Plane {
         let promotes = matches!(command, Command::Promote { .. });
         let before = self.shard().epoch;
         let accepted = Arc::make_mut(&mut self.state).apply(command).is_ok();
-        self.promotions += u64::from(promotes && self.shard().epoch > before);
+        let promoted = promotes && self.shard().epoch > before;
+        self.promotions += u64::from(promoted);
+        if promoted && before > Epoch(0) && self.planted == Some(Planted::PromotionRemoves) {
+            let config = &mut Arc::make_mut(&mut self.state).shards[SHARD.0 as usize];
+            let primary = config.primary.clone();
+            config.in_sync.retain(|node, _| primary.as_ref().is_some_and(|it| it.node == *node));
+        }
         accepted
     }
 

@@ -65,8 +65,6 @@ pub enum Mutant {
     AckOfMajority,
     /// Acknowledgements count for a node, whatever its disk.
     IgnoreDisk,
-    /// A primary goes back to an older in-sync set.
-    OldSetTaken,
     /// Copies join before the noop of the epoch is committed.
     JoinBeforeNoop,
     /// Copies join before they hold what is committed.

@@ -45,6 +45,7 @@
 //! itself; the others stay until `remove_row`.
 
 mod admission;
+mod copies;
 pub mod handoff;
 mod log;
 mod pending;

@@ -184,7 +184,7 @@ impl InSync {
     /// When this node is not in the set any more: then it is no primary.
     pub fn handle_copies(&mut self, copies: Copies) {
         let outdated = copies.version < self.said.version || copies == self.said;
-        if !outdated || self.planted.has(Mutant::OldSetTaken) {
+        if !outdated {
             self.set_copies(copies);
             self.advance();
         }
@@ -339,7 +339,10 @@ impl InSync {
     }
 
     fn proposed_set(&self, now: Instant) -> BTreeMap<NodeId, DiskId> {
-        let joins = |copy: &&Copy| copy.standing == Standing::Joining && !self.is_slow(copy, now);
+        let wanted = |copy: &Copy| self.said.wanted.get(&copy.node) == Some(&copy.disk);
+        let joins = |copy: &&Copy| {
+            copy.standing == Standing::Joining && wanted(copy) && !self.is_slow(copy, now)
+        };
         let members = || self.copies.iter().filter(|copy| copy.standing == Standing::Member);
         // A set has one claim of a node: the one that it has stays while it may only grow.
         let claim = |copy: &Copy| (copy.node.clone(), copy.disk);

@@ -1,19 +1,20 @@
 //! The primary of one shard in one epoch: the small machines of this crate, composed.
 //!
-//! What may come in is in `shard/admission.rs`, what runs in `shard/turns.rs`; here are its
+//! What may come in is in `shard/admission.rs`, what runs in `shard/turns.rs`, what other copies say
+//! in `shard/copies.rs`; here are its
 //! beginning and end, the watermark, and the way out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
 use crate::dedup::{Expired, Flights, Kept, Table};
 use crate::entry::{Op, Segment};
-use crate::id::{DiskId, EntityId, Epoch, NodeId, Seq, ShardId, Token};
+use crate::id::{EntityId, Epoch, NodeId, Seq, ShardId, Token};
 use crate::list::Pool;
 use crate::mailbox::{Mailboxes, SourceId};
 use crate::message::{Failure, Success};
 use crate::mutants::{Mutant, Planted};
-use crate::replication::in_sync::{AckError, Copies, InSync};
+use crate::replication::in_sync::InSync;
 use crate::time::{Instant, LogTime};
 
 use super::log::Log;
@@ -40,11 +41,11 @@ pub struct Primary<T> {
     pub(super) config: Config,
     shard: ShardId,
     epoch: Epoch,
-    me: NodeId,
+    pub(super) me: NodeId,
     pub(super) in_sync: InSync,
     /// Nobody is answered before: another primary may have a lease until then.
-    serve_from: Instant,
-    serves: bool,
+    pub(super) serve_from: Instant,
+    pub(super) serves: bool,
     pub(super) log: Log,
     /// The first entry of the epoch: every reply waits for it.
     noop: Seq,
@@ -55,10 +56,10 @@ pub struct Primary<T> {
     pub(super) quarantine: Quarantine,
     pub(super) turns: Pool<Running>,
     pub(super) turn_number: u64,
-    held: Held<Pending<T>>,
+    pub(super) held: Held<Pending<T>>,
     /// Replies that show state and are no entry, given without a lease, by when: they wait for one
     /// or for a round.
-    unconfirmed: VecDeque<(Instant, Pending<T>)>,
+    pub(super) unconfirmed: VecDeque<(Instant, Pending<T>)>,
     /// Rows that lost their activation while they had something uncommitted.
     leaving: Held<u32>,
     /// Commands that are admitted and have not ended: each may become an entry.
@@ -138,104 +139,7 @@ impl<T> Primary<T> {
         self.log.take_segment()
     }
 
-    /// This node's own journal holds everything up to `upto`.
-    ///
-    /// # Panics
-    /// When it acknowledges what it was never given.
-    pub fn handle_durable(&mut self, upto: Seq) {
-        assert!(upto <= self.log.taken(), "the journal commits only what it was given");
-        self.count_own(upto);
-        self.handle_commit();
-    }
-
-    fn count_own(&mut self, upto: Seq) {
-        let disk = self.in_sync.said().in_sync[&self.me];
-        let counted = self.in_sync.handle_holds(&self.me, disk, upto);
-        debug_assert!(counted.is_ok(), "a primary is in its in-sync set");
-    }
-
-    /// Another copy holds everything up to `upto` durably, in this epoch.
-    ///
-    /// # Errors
-    /// [`AckError`] for acknowledgements that do not count; nothing was changed.
-    pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
-        let last = self.log.taken();
-        if upto > last {
-            return Err(AckError::BeyondLog { node: node.clone(), upto, last });
-        }
-        self.in_sync.handle_holds(node, disk, upto)?;
-        self.handle_commit();
-        Ok(())
-    }
-
-    /// Another copy heard an append that this primary sent at `sent_at`.
-    ///
-    /// # Errors
-    /// [`AckError`] when it does not count; nothing was changed.
-    pub fn handle_heard(
-        &mut self,
-        node: &NodeId,
-        disk: DiskId,
-        (sent_at, promised): (Instant, bool),
-        now: Instant,
-    ) -> Result<(), AckError> {
-        let late = self.planted.has(Mutant::LeaseFromReceipt);
-        let sent_at = if late { now } else { sent_at };
-        self.in_sync.handle_heard(node, disk, sent_at, promised)?;
-        self.confirm(now);
-        Ok(())
-    }
-
-    /// Another copy lost what it had acknowledged.
-    pub fn handle_regressed(&mut self, node: &NodeId, disk: DiskId, upto: Seq) {
-        self.in_sync.handle_regressed(node, disk, upto);
-    }
-
-    /// The control plane says something of the copies.
-    ///
-    /// # Panics
-    /// When this node is not in the set: it would be no primary any more.
-    pub fn handle_copies(&mut self, copies: Copies) {
-        self.in_sync.handle_copies(copies);
-        self.handle_commit();
-    }
-
-    /// The in-sync set to propose to the control plane now, if one is to be proposed, and the
-    /// version of the record that it is for.
-    pub fn poll_proposal(&mut self, now: Instant) -> Option<(u64, BTreeMap<NodeId, DiskId>)> {
-        let set = self.in_sync.poll_proposal(now)?;
-        Some((self.in_sync.said().version, set))
-    }
-
-    /// Replies wait for a round: ask every copy at once.
-    pub fn wants_round(&self) -> bool {
-        !self.unconfirmed.is_empty()
-    }
-
-    /// Lets replies go on that were given without a lease, once one is there or a round was made.
-    pub(super) fn confirm(&mut self, now: Instant) {
-        let leased = !self.unconfirmed.is_empty() && self.in_sync.has_lease(now);
-        while let Some((since, _)) = self.unconfirmed.front()
-            && (leased || self.in_sync.is_confirmed_since(*since))
-            && let Some((_, pending)) = self.unconfirmed.pop_front()
-        {
-            self.held.hold(pending.gate, pending);
-        }
-    }
-
-    /// Time passed, as far as copies and answers are concerned.
-    pub(super) fn pass_for_copies(&mut self, now: Instant) {
-        self.serves |= now >= self.serve_from;
-        self.in_sync.handle_timeout(self.log.taken(), now);
-        self.confirm(now);
-    }
-
-    /// When this primary may begin to answer, while it may not.
-    pub(super) fn serves_at(&self) -> Option<Instant> {
-        (!self.serves).then_some(self.serve_from)
-    }
-
-    fn handle_commit(&mut self) {
+    pub(super) fn handle_commit(&mut self) {
         let watermark = self.watermark();
         assert!(watermark <= self.last(), "only entries that exist are committed");
         self.log.commit(watermark);
@@ -344,17 +248,6 @@ impl<T> Primary<T> {
     /// Holds a caller until the watermark reaches `gate`.
     pub(super) fn hold(&mut self, gate: Seq, item: T, result: Result<Success, Failure>) {
         self.held.hold(gate, Pending { gate, item, result });
-    }
-
-    /// Holds a caller until a lease or a round proves that nobody else was primary at `now`, and
-    /// then until the watermark reaches `gate`.
-    pub(super) fn hold_unconfirmed(
-        &mut self,
-        (gate, now): (Seq, Instant),
-        item: T,
-        result: Result<Success, Failure>,
-    ) {
-        self.unconfirmed.push_back((now, Pending { gate, item, result }));
     }
 
     /// What a reply waits for that may show what `last`, and all before it, did to its entity.

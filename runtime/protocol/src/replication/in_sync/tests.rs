@@ -193,8 +193,22 @@ fn a_copy_on_a_new_disk_begins_anew() {
     wiped.wanted.insert(node(3), disk(33));
     set.handle_copies(wiped);
     let known: Vec<_> = set.copies().filter(|(at, ..)| **at == node(3)).collect();
-    assert_eq!(known, [(&node(3), disk(33), Seq(0), false)]);
+    let (before, now) = ((&node(3), disk(3), Seq(1), true), (&node(3), disk(33), Seq(0), false));
+    assert_eq!(known, [before, now], "the old one may be a member until the version moves");
+    assert_eq!(set.poll_proposal(ms(100)), Some(claims(&[1, 2])));
+    let mut later = copies(8, &[1, 2], &[1, 2]);
+    later.wanted.insert(node(3), disk(33));
+    set.handle_copies(later);
     assert!(set.handle_holds(&node(3), disk(3), Seq(9)).is_err());
+}
+
+#[test]
+fn what_the_control_plane_said_earlier_is_not_believed_later() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=2).for_each(|at| holds(&mut set, at, 4));
+    set.handle_copies(copies(6, &[1, 3], &[1, 2, 3]));
+    holds(&mut set, 1, 5);
+    assert_eq!(set.watermark(), Seq(4), "n2 is a member");
 }
 
 #[test]

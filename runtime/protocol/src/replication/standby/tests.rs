@@ -211,3 +211,11 @@ fn a_part_of_a_copy_goes_before_anything_comes() {
     assert_eq!(standby.poll_effect(), Some(Effect::Discard));
     assert_eq!(standby.last(), at(1, 1));
 }
+
+#[test]
+fn only_what_was_matched_is_taken_as_committed() {
+    let mut standby = fresh();
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 5)], 0), Instant::ZERO).unwrap();
+    standby.handle_append(&append(2, at(1, 2), vec![], 5), Instant::ZERO).unwrap();
+    assert_eq!(standby.committed(), Seq(2), "what it has after that may be of another history");
+}
