@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 26] = [
+pub const PLANTED: [Planted; 27] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -64,6 +64,7 @@ pub const PLANTED: [Planted; 26] = [
     Planted::Rule(Mutant::JoinBehind),
     Planted::Rule(Mutant::JoiningNotRequired),
     Planted::Rule(Mutant::SetBelowMinimum),
+    Planted::Rule(Mutant::ProposesBeforeServing),
     Planted::Rule(Mutant::LeavesBeforeConfirmed),
     Planted::Rule(Mutant::NoLease),
     Planted::Rule(Mutant::LeaseOfOne),

@@ -71,6 +71,8 @@ pub enum Mutant {
     JoinBehind,
     /// A copy that was proposed is not waited for before the answer.
     JoiningNotRequired,
+    /// A primary that may not answer yet lets copies join.
+    ProposesBeforeServing,
     /// Members leave the set though too few acknowledged the epoch.
     SetBelowMinimum,
     /// A copy that is to leave is not waited for any more before the control plane agrees.

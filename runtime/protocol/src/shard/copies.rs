@@ -75,7 +75,14 @@ impl<T> Primary<T> {
 
     /// The in-sync set to propose to the control plane now, if one is to be proposed, and the
     /// version of the record that it is for.
+    ///
+    /// None before this primary may answer. Until then an earlier one may have a lease, by promises
+    /// of the members that the set has; a copy that joined could be promoted, or be given the
+    /// shard, and would know of no promise to wait for.
     pub fn poll_proposal(&mut self, now: Instant) -> Option<(u64, BTreeMap<NodeId, DiskId>)> {
+        if !self.serves && !self.planted.has(Mutant::ProposesBeforeServing) {
+            return None;
+        }
         let set = self.in_sync.poll_proposal(now)?;
         Some((self.in_sync.said().version, set))
     }

@@ -101,3 +101,21 @@ fn nothing_is_answered_before_the_promise_to_the_primary_before_is_over() {
     sleep(&mut rig, 60);
     assert_eq!((rig.released().as_str(), rig.primary.is_active()), ("c", true));
 }
+
+/// Found by the simulator, once in 2,567 seeds: an old primary had a lease from its only standby,
+/// which was promoted, let another copy join, and gave the shard to that one before it might answer
+/// itself. The third had promised nothing to the first, and both answered.
+#[test]
+fn nobody_joins_before_the_promise_to_the_primary_before_is_over() {
+    let at = Moment { now: Instant::from_millis(1), wall: LogTime(1) };
+    let mut post = Post { serve_from: Instant::from_millis(60), ..post(&["n1", "n2"]) };
+    post.copies.wanted = [(node("n3"), disk("n3"))].into();
+    let primary = Primary::new(Config::default(), post, Recovered::default(), at.wall);
+    let mut rig = Rig { primary, at };
+    rig.commit();
+    holds(&mut rig);
+    rig.primary.handle_holds(&node("n3"), disk("n3"), Seq(1)).unwrap();
+    assert_eq!(rig.primary.poll_proposal(rig.at.now), None);
+    sleep(&mut rig, 60);
+    assert!(rig.primary.poll_proposal(rig.at.now).is_some());
+}
