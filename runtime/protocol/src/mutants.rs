@@ -3,7 +3,7 @@
 //! Without the feature `mutants` nothing can be planted and every check folds to `false`.
 
 /// A rule that is broken on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mutant {
     /// A command's reply leaves before its entry is committed.
     ReplyBeforeCommit,
@@ -88,7 +88,7 @@ pub enum Mutant {
 }
 
 /// What is planted, if anything.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Hash)]
 pub(crate) struct Planted {
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,

@@ -115,7 +115,7 @@ pub enum Told {
 }
 
 /// How long promises and leases last, and when a copy is too slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timing {
     /// How long a standby keeps a promise, on its clock, from when it heard the append.
     pub promise: Duration,

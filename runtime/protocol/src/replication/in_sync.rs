@@ -31,7 +31,7 @@ use crate::mutants::{Mutant, Planted};
 use crate::time::Instant;
 
 /// What the control plane says about the copies of a shard.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Copies {
     /// The version of the shard's record.
     pub version: u64,
@@ -89,7 +89,7 @@ pub enum AckError {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Standing {
     /// In the confirmed set.
     Member,
@@ -99,7 +99,7 @@ enum Standing {
     Learner,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 struct Copy {
     node: NodeId,
     disk: DiskId,
@@ -134,7 +134,7 @@ impl Copy {
 }
 
 /// The copies of a shard and how far each is, at its primary.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub struct InSync {
     me: NodeId,
     min_insync: u8,
@@ -174,8 +174,10 @@ impl InSync {
         this
     }
 
-    pub(crate) const fn plant(&mut self, planted: Planted) {
-        self.planted = planted;
+    /// Breaks a rule on purpose, for the simulator.
+    #[cfg(feature = "mutants")]
+    pub const fn plant(&mut self, mutant: Mutant) {
+        self.planted = Planted::new(mutant);
     }
 
     /// The control plane says something newer, or the same: then nothing happens.

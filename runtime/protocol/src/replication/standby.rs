@@ -12,6 +12,7 @@
 //! committed: that would mean two histories, and the node must stop.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use super::history::History;
 use super::{Answer, Append, Position, Timing, Told};
@@ -123,7 +124,7 @@ struct Copying {
 }
 
 /// A standby of one shard.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Standby {
     shard: ShardId,
     disk: DiskId,
@@ -404,6 +405,18 @@ impl Standby {
     /// What is here is saved up to `seq`, and committed: it is not needed as entries any more.
     pub fn forget_below(&mut self, seq: Seq) {
         self.history.forget_below(seq.min(self.committed));
+    }
+}
+
+/// What decides how it goes on. Tickets are left out: their numbers only say which write is which,
+/// and those that wait are in order.
+impl Hash for Standby {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        let waiting: Vec<_> = self.waiting.iter().map(|it| (it.epoch, it.upto)).collect();
+        let copying = self.copying.map(|copy| copy.epoch);
+        let log = (&self.history, self.committed);
+        let promises = (self.promised, self.written, self.promise_until);
+        (self.shard, self.disk, promises, log, waiting, copying).hash(hasher);
     }
 }
 

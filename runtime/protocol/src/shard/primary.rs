@@ -130,7 +130,7 @@ impl<T> Primary<T> {
     #[cfg(feature = "mutants")]
     pub const fn plant(&mut self, mutant: Mutant) {
         self.planted = Planted::new(mutant);
-        self.in_sync.plant(self.planted);
+        self.in_sync.plant(mutant);
     }
 
     /// What was appended since the last call, for the journal and the standbys. Call until `None`:
