@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := default
-.PHONY: default help demo test verify fix test-cluster sim mutants fuzz soak bench cluster example
+.PHONY: default help demo test verify fix test-cluster sim exhaustive mutants fuzz soak bench cluster example
 
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
@@ -48,6 +48,9 @@ test-cluster: ## only the tests that start node processes
 
 sim: ## the simulators: SEEDS=200 runs that many, SEED=7 repeats one, WHAT=shard or cluster
 	for what in $(WHAT); do $(SIM) $$what $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(STORY),--story $(STORY)) || exit 1; done
+
+exhaustive: ## every state of small clusters: promotion, fencing, changes of the set
+	$(SIM) exhaustive
 
 mutants: ## plants every fault of replication, and says who finds it: SEEDS=200
 	$(SIM) mutants --seeds $(SEEDS)

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "sim")]
 pub mod cluster_sim;
+#[cfg(feature = "sim")]
+pub mod exhaustive;
 pub mod history;
 pub mod processes;
 #[cfg(feature = "sim")]

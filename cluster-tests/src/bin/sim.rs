@@ -1,6 +1,7 @@
 //! Runs seeds of a simulator, and stops at the first that fails.
 //!
 //! `sim shard|cluster --seed N [--seeds COUNT] [--story N] [--planted N]`
+//! `sim exhaustive` searches every state of small clusters, with no seed.
 //! `sim mutants --seeds COUNT` plants every fault, and says who finds it, and in which seed.
 
 use std::io::{self, Write};
@@ -8,10 +9,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use mainstay_cluster_tests::cluster_sim::{PLANTED, Planted};
+use mainstay_cluster_tests::exhaustive::{self, scopes};
 use mainstay_cluster_tests::{cluster_sim, sim};
 
-const USAGE: &str =
-    "usage: sim shard|cluster|mutants --seed N [--seeds COUNT] [--story N] [--planted N]";
+const USAGE: &str = "usage: sim exhaustive | shard|cluster|mutants --seed N [--seeds COUNT] [--story N] [--planted N]";
+
+/// No search keeps more states: some 4 GiB.
+const STATES_MAX: usize = 3_000_000;
 
 /// What is asked for.
 struct Arguments {
@@ -23,6 +27,9 @@ struct Arguments {
 }
 
 fn main() -> Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some("exhaustive") {
+        return search_all();
+    }
     let arguments = arguments()?;
     let (seed, seeds) = (arguments.seed, arguments.seeds);
     let mut out = io::stdout();
@@ -36,6 +43,21 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::FAILURE)
         }
     }
+}
+
+/// Every scope of the exhaustive search, small and large.
+fn search_all() -> Result<ExitCode> {
+    let mut out = io::stdout();
+    for scope in scopes::SMALL.iter().chain(&scopes::LARGE) {
+        match exhaustive::search(scope, None, STATES_MAX) {
+            Ok(report) => writeln!(out, "{}: {report:?}", scope.name)?,
+            Err(violation) => {
+                writeln!(out, "{}:\n{violation}", scope.name)?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One shard, its turns and its clients.
