@@ -22,6 +22,7 @@ pub mod history;
 pub mod in_sync;
 pub mod standby;
 pub mod feed;
+pub mod wire;
 
 use std::time::Duration;
 
