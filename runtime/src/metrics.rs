@@ -317,19 +317,19 @@ pub const CATALOGUE: &[Metric] = &[
         "mainstay_transport_closed_total",
         &["reason"],
         "1",
-        "Connections that ended: closed, idle, io, protocol, window, slow_reader, slow_writer, failed.",
+        "Connections that ended: closed, idle, io, protocol, window, slow_reader, slow_writer, silent, failed.",
     ),
     counter(
         "mainstay_transport_bytes_total",
         &["direction", "class"],
         "By",
-        "Bytes of frames: call, reply, control, snapshot.",
+        "Bytes of frames: call, reply, control, snapshot, append, answer.",
     ),
     counter(
         "mainstay_transport_frames_total",
         &["direction", "class"],
         "1",
-        "Frames: call, reply, control, snapshot.",
+        "Frames: call, reply, control, snapshot, append, answer.",
     ),
     gauge(
         "mainstay_transport_credits_available",
@@ -360,6 +360,25 @@ pub const CATALOGUE: &[Metric] = &[
         &["reason"],
         "1",
         "Handshakes that failed: connect, timeout, closed, version, cluster_id, node, lane, busy, malformed, protocol.",
+    ),
+    // -- replication --
+    counter(
+        "mainstay_replication_appends_total",
+        &["direction", "peer"],
+        "1",
+        "Appends to standbys, sent or received; several share a frame.",
+    ),
+    counter(
+        "mainstay_replication_sent_bytes_total",
+        &["peer"],
+        "By",
+        "Bytes of appends and answers sent to a peer.",
+    ),
+    counter(
+        "mainstay_replication_received_bytes_total",
+        &["peer"],
+        "By",
+        "Bytes of appends and answers received from a peer.",
     ),
     // -- the node --
     gauge("mainstay_build_info", &["version"], "1", "1, with the release as a label."),

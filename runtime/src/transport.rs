@@ -1,13 +1,14 @@
-//! Bytes between processes: frames, handshakes, and three kinds of connections over TCP.
+//! Bytes between processes: frames, handshakes, and four kinds of connections over TCP.
 //!
 //! ```text
 //!   caller's side                              accepter's side
 //!   links     --- requests, per (peer, lane) -->  listener -> requests::serve, on that lane's thread
 //!   control   --- questions ------------------>  listener -> control::serve, on the control thread
 //!   snapshots --- shard state ---------------->  listener -> snapshots::serve
+//!   replication - appends, answers back ------>  listener -> replication::serve, on its own thread
 //! ```
 //!
-//! The three never share a connection, so a heartbeat is never behind a snapshot. News goes up
+//! The four never share a connection, so a heartbeat is never behind a snapshot. News goes up
 //! through [`listener::Recipients`]; the transport knows no room above it. Every queue here has a
 //! bound, and a peer that oversteps one is cut. No connection is encrypted.
 
@@ -24,6 +25,7 @@ pub mod links;
 pub mod listener;
 mod meters;
 mod questions;
+pub mod replication;
 pub mod reply;
 pub mod requests;
 mod slots;
@@ -68,6 +70,16 @@ pub struct Config {
     pub backoff_base: Duration,
     /// The longest wait before a new attempt to connect.
     pub backoff_max: Duration,
+    /// How long the other end of a replication connection may leave a frame unheard. A stopped
+    /// process accepts bytes for long. Costs a new connection, no failover: below a second a busy
+    /// machine would pay it for nothing.
+    pub silence_max: Duration,
+    /// Bytes of appends that wait for one peer. Feeds have windows that keep far below it.
+    pub append_queue_bytes: usize,
+    /// Bytes of appends of one connection that came in and are not done with. Holds any one frame.
+    pub append_room_bytes: u32,
+    /// Answers of one connection that wait to be written.
+    pub answers_max: usize,
 }
 
 impl Default for Config {
@@ -86,6 +98,10 @@ impl Default for Config {
             waiting_max: 4096,
             backoff_base: Duration::from_millis(50),
             backoff_max: Duration::from_secs(2),
+            silence_max: Duration::from_secs(1),
+            append_queue_bytes: 64 << 20,
+            append_room_bytes: 16 << 20,
+            answers_max: 1 << 16,
         }
     }
 }

@@ -14,6 +14,8 @@
 //! | 20 | [`ControlRequest`] | either way on a control connection |
 //! | 21 | [`ControlReply`] | its answer |
 //! | 30 | snapshot chunks | see `shard::handoff` |
+//! | 40 | appends | primary's node to a standby's; no MessagePack, see `replication::wire` |
+//! | 41 | answers | the way back |
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,10 @@ pub enum Tag {
     Snapshot = 30,
     /// The answer to a snapshot message.
     SnapshotReply = 31,
+    /// Appends of shards; see `replication::wire`.
+    Appends = 40,
+    /// Answers to appends; see `replication::wire`.
+    Answers = 41,
 }
 
 impl Tag {
@@ -69,13 +75,15 @@ impl Tag {
             21 => Self::ControlReply,
             30 => Self::Snapshot,
             31 => Self::SnapshotReply,
+            40 => Self::Appends,
+            41 => Self::Answers,
             _ => return None,
         })
     }
 }
 
-/// What a connection is for. Requests, control and snapshots never share one, so that a heartbeat
-/// is never behind a snapshot.
+/// What a connection is for. Different things never share one, so that a heartbeat is never behind
+/// a snapshot. A build that does not know one of them refuses it as [`Reject::Malformed`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Purpose {
     /// Requests to the shards of one lane of the accepter.
@@ -87,6 +95,8 @@ pub enum Purpose {
     Control,
     /// Shard state on the move.
     Snapshots,
+    /// The caller's primaries feed standbys of the accepter.
+    Replication,
 }
 
 /// Who is calling.

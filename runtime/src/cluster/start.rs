@@ -360,6 +360,8 @@ impl Node {
             snapshots: Arc::new(move |accepted| {
                 drop(on_ingress.spawn(snapshots::serve(accepted, Arc::clone(&copies))));
             }),
+            // This node has no standbys yet: nobody may feed it.
+            replication: Arc::new(drop),
         };
         let house = House {
             identity: Arc::clone(&self.identity),

@@ -1,4 +1,5 @@
-//! Frames: `u32 length (little endian, of what follows) | u8 tag | body in compact MessagePack`.
+//! Frames: `u32 length (little endian, of what follows) | u8 tag | body`, which is compact
+//! MessagePack or has an encoding of its own.
 //!
 //! Everything that arrives is hostile until decoded: a frame has a size limit by its tag, a body a
 //! nesting limit, and nothing may follow a body. Memory grows with the bytes that arrived, never
@@ -61,9 +62,12 @@ pub const fn bytes_max(tag: Tag) -> usize {
         Tag::Hello | Tag::Welcome | Tag::Reject => HANDSHAKE_BYTES_MAX,
         Tag::Request | Tag::Reply => limits::PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX,
         Tag::Cancel => 64,
-        Tag::ControlRequest | Tag::ControlReply | Tag::Snapshot | Tag::SnapshotReply => {
-            limits::FRAME_BYTES_MAX
-        }
+        Tag::ControlRequest
+        | Tag::ControlReply
+        | Tag::Snapshot
+        | Tag::SnapshotReply
+        | Tag::Appends
+        | Tag::Answers => limits::FRAME_BYTES_MAX,
     }
 }
 
@@ -73,11 +77,31 @@ pub const fn bytes_max(tag: Tag) -> usize {
 /// [`FrameError::Size`] when the body is too large, [`FrameError::Body`] when it does not encode.
 pub fn encode<T: Serialize>(tag: Tag, body: &T, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, 0, tag as u8]);
+    out.extend_from_slice(&[0; HEADER_BYTES]);
     if let Err(error) = rmp_serde::encode::write(out, body) {
         out.truncate(start);
         return Err(FrameError::Body { reason: error.to_string() });
     }
+    close(tag, start, out)
+}
+
+/// Appends one frame with a body of another encoding, which `put` writes; or nothing.
+///
+/// # Errors
+/// [`FrameError::Size`] when the body is too large.
+pub fn encode_with(
+    tag: Tag,
+    out: &mut Vec<u8>,
+    put: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), FrameError> {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    put(out);
+    close(tag, start, out)
+}
+
+/// Writes the header of the frame that began at `start`, or takes the frame away.
+fn close(tag: Tag, start: usize, out: &mut Vec<u8>) -> Result<(), FrameError> {
     let bytes = out.len() - start - 4;
     let length = u32::try_from(bytes).ok().filter(|_| bytes <= bytes_max(tag));
     let Some(length) = length else {
@@ -85,6 +109,7 @@ pub fn encode<T: Serialize>(tag: Tag, body: &T, out: &mut Vec<u8>) -> Result<(),
         return Err(FrameError::Size { bytes, bytes_max: bytes_max(tag) });
     };
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4] = tag as u8;
     Ok(())
 }
 

@@ -271,10 +271,14 @@ impl Accepter {
                 let reason = "clients move no shards".to_owned();
                 return Err(Reject::Malformed { reason });
             }
+            Purpose::Replication if client => {
+                let reason = "clients feed no shards".to_owned();
+                return Err(Reject::Malformed { reason });
+            }
             Purpose::Requests { lane } if lane >= self.lanes => {
                 return Err(Reject::Lane { lane, lanes: self.lanes });
             }
-            Purpose::Snapshots | Purpose::Requests { .. } => {}
+            Purpose::Snapshots | Purpose::Replication | Purpose::Requests { .. } => {}
         }
         if !client && hello.cluster.is_none() {
             let reason = "a node of no cluster may only use control".to_owned();
@@ -352,6 +356,7 @@ mod tests {
         assert!(check(Purpose::Requests { lane: 0 }).is_ok());
         assert!(check(Purpose::Control).is_ok());
         assert!(check(Purpose::Snapshots).is_err());
+        assert!(check(Purpose::Replication).is_err());
     }
 
     #[test]

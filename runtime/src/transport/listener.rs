@@ -27,6 +27,7 @@ use super::frame::{self, HANDSHAKE_BYTES_MAX};
 use super::handshake::{Accepter, Identity, WIRE_VERSION_MIN, reject_word};
 use super::intake::Intake;
 use super::meters;
+use super::replication::{AcceptedReplication, Feeder};
 use super::reply::Outbox;
 use super::requests::Accepted;
 use super::snapshots::AcceptedSnapshots;
@@ -43,6 +44,8 @@ pub struct Recipients {
     pub control: Arc<dyn Fn(AcceptedControl) + Send + Sync>,
     /// Snapshot connections, for [`super::snapshots::serve`].
     pub snapshots: Arc<dyn Fn(AcceptedSnapshots) + Send + Sync>,
+    /// Replication connections, for [`super::replication::serve`].
+    pub replication: Arc<dyn Fn(AcceptedReplication) + Send + Sync>,
 }
 
 impl fmt::Debug for Recipients {
@@ -251,7 +254,9 @@ impl Reception {
                 let (outbox, window) = self.open_window(&hello.caller, lane);
                 (Some(outbox), window)
             }
-            Purpose::Control | Purpose::Snapshots => (None, self.config.window),
+            Purpose::Control | Purpose::Snapshots | Purpose::Replication => {
+                (None, self.config.window)
+            }
         };
         let welcome = self.welcome(wire, *boot, window, &accepter);
         Ok(Welcomed { hello, welcome, outbox })
@@ -316,6 +321,10 @@ impl Reception {
                 config,
                 place,
             }),
+            Purpose::Replication => {
+                let from = Feeder::of(hello.caller).expect("clients were refused");
+                (self.recipients.replication)(AcceptedReplication { socket, from, config, place });
+            }
         }
     }
 }

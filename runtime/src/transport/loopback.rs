@@ -25,6 +25,7 @@ use super::handshake::{DialError, Identity, dial};
 use super::intake::Intake;
 use super::links::Links;
 use super::listener::{House, Listener, Recipients};
+use super::replication as feeds;
 use super::reply::{Envelope, ReplyHandle};
 use super::requests::{self, Accepted, Closed, Inbound};
 use super::snapshots::{self, SendError, SnapshotLink};
@@ -32,6 +33,7 @@ use crate::clock;
 
 mod failures;
 mod questions;
+mod replication;
 mod windows;
 mod strangers;
 
@@ -71,6 +73,7 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
     pub(crate) intake: Intake,
     pub(crate) control: ControlHandler,
+    pub(crate) appended: mpsc::Sender<feeds::Appended>,
 }
 
 impl Default for Plan {
@@ -81,6 +84,7 @@ impl Default for Plan {
             config: Config::default(),
             intake: Intake::new(10_000, 1 << 30),
             control: Arc::new(|caller, body| Box::pin(answer_control(caller, body))),
+            appended: mpsc::channel(1).0,
         }
     }
 }
@@ -101,7 +105,7 @@ impl Node {
         let (lane, accepted) = mpsc::channel(1_000);
         let (closed_sender, closed) = mpsc::channel(1_000);
         std::thread::spawn(move || run_lane(accepted, &closed_sender, handler));
-        let (to_lane, to_lane_too) = (lane.clone(), lane.clone());
+        let (to_lane, to_lane_too, dies) = (lane.clone(), lane.clone(), lane.clone());
         let recipients = Recipients {
             requests: Arc::new(move |accepted| {
                 to_lane.try_send(LaneMessage::Serve(accepted)).expect("a lane that takes");
@@ -122,6 +126,15 @@ impl Node {
                     accepted,
                     Arc::new(|_, message| Box::pin(std::future::ready(answer_snapshot(&message)))),
                 ));
+            }),
+            replication: Arc::new(move |accepted| {
+                let (dies, inbox) = (dies.clone(), plan.appended.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = feeds::serve(accepted, inbox) => {}
+                        () = dies.closed() => {}
+                    }
+                });
             }),
         };
         let (config, intake) = (plan.config, plan.intake);

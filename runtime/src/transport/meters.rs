@@ -14,6 +14,8 @@ pub(super) enum Class {
     Reply,
     Control,
     Snapshot,
+    Append,
+    Answer,
 }
 
 impl Class {
@@ -23,6 +25,8 @@ impl Class {
             Self::Reply => "reply",
             Self::Control => "control",
             Self::Snapshot => "snapshot",
+            Self::Append => "append",
+            Self::Answer => "answer",
         }
     }
 }
@@ -104,6 +108,37 @@ impl LinkMeters {
     pub(super) fn show(&mut self, credits: u32, queued_bytes: usize) {
         self.credits.set(f64::from(credits));
         self.queued.set(float(queued_bytes as u64));
+    }
+}
+
+/// What replication with one peer counts beside frames.
+#[derive(Debug)]
+pub(super) struct ReplicationMeters {
+    appends: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+impl ReplicationMeters {
+    pub(super) fn new(direction: &'static str, peer: &str) -> Self {
+        let peer = || peer.to_owned();
+        Self {
+            appends: counter!("mainstay_replication_appends_total",
+                "direction" => direction, "peer" => peer()),
+            sent: counter!("mainstay_replication_sent_bytes_total", "peer" => peer()),
+            received: counter!("mainstay_replication_received_bytes_total", "peer" => peer()),
+        }
+    }
+
+    pub(super) fn count_appends(&self, appends: usize) {
+        self.appends.increment(appends as u64);
+    }
+
+    pub(super) fn count_bytes(&self, direction: Direction, bytes: usize) {
+        match direction {
+            Direction::Sent => self.sent.increment(bytes as u64),
+            Direction::Received => self.received.increment(bytes as u64),
+        }
     }
 }
 
