@@ -11,8 +11,8 @@
 //!
 //! All of it runs on a thread of its own ([`runtime`]): a standby's answer never waits for user
 //! code. A stopped process accepts bytes for long, so the other end says how many frames it heard,
-//! and one that leaves a frame unheard for long is cut. One that is slow, but lives, is not: that
-//! is for the primary's patience to judge.
+//! and one that leaves a frame unheard for long is cut. One that is slow, but lives, stays as long
+//! as it takes a byte now and then: whether it is too slow is for the primary's patience to judge.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,11 +29,11 @@ use super::frame::FrameError;
 use super::handshake::{DialError, Identity};
 
 mod feeding;
-mod reading;
+mod halves;
 mod serving;
 
 use feeding::Line;
-pub use serving::{AcceptedReplication, AnswerSender, Appended, serve};
+pub use serving::{AcceptedReplication, AnswerSender, Appended, Room, serve};
 
 /// The thread of all replication connections.
 ///

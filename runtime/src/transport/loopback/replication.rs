@@ -123,6 +123,8 @@ async fn appends_and_answers_come_in_order_and_share_frames() {
     assert_eq!(replicator.queued_bytes(&node("n1")), 0);
     replicator.close();
     assert!(matches!(lost(&mut told).await, Ended::Forgotten));
+    replicator.connect(&node("n1"), &peer.addr.to_string());
+    connected(&mut told).await;
 }
 
 #[tokio::test]

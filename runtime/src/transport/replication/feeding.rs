@@ -11,7 +11,6 @@ use mainstay_protocol::message::{Purpose, Tag};
 use mainstay_protocol::replication::Append;
 use mainstay_protocol::replication::wire::{self, Answers};
 use mainstay_protocol::time::Instant;
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, mpsc};
@@ -20,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 use super::super::frame;
 use super::super::handshake::dial;
 use super::super::meters::{self, Class, ConnectionMeters, Direction, ReplicationMeters};
-use super::reading::{Meters, Reading};
+use super::halves::{Meters, Reading, write};
 use super::{Config, Ended, Event, SendError, Set};
 use crate::chain::chain;
 use crate::clock;
@@ -228,9 +227,9 @@ async fn converse(set: &Set, line: &Line, stream: TcpStream) -> (Ended, u64) {
         ended = watch(line, &owed, config.silence_max) => ended,
     };
     let heard = lock(&owed).heard;
-    // In this order whoever hears less than all of it is the other end.
     match ended {
         Ok(never) => match never {},
+        // What this side did comes first: the rest may follow from it.
         Err(ended) => (line.check().err().unwrap_or(ended), heard),
     }
 }
@@ -319,10 +318,7 @@ async fn write_appends(
         frame::encode_with(Tag::Appends, &mut out, |out| wire::encode_appends(&appends, out))
             .expect("appends that were checked fit a frame");
         lock(owed).handle_sent(clock::now());
-        match tokio::time::timeout(config.write_timeout, writer.write_all(&out)).await {
-            Ok(written) => written?,
-            Err(_) => return Err(Ended::SlowReader),
-        }
+        write(&mut writer, &out, config.write_timeout).await?;
         meters.count(Direction::Sent, 1, out.len());
         meters.replication.count_appends(appends.len());
     }

@@ -4,12 +4,10 @@
 //! Meanwhile the other end still hears that this one lives.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use mainstay_protocol::message::Tag;
 use mainstay_protocol::replication::Answer;
 use mainstay_protocol::replication::wire::{self, Arrived, DecodeError};
-use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
@@ -18,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 use super::super::frame;
 use super::super::listener::Place;
 use super::super::meters::{self, Class, ConnectionMeters, Direction, ReplicationMeters};
-use super::reading::{Meters, Reading};
+use super::halves::{Meters, Reading, write};
 use super::{Config, Ended, Feeder};
 use crate::chain::chain;
 
@@ -41,7 +39,7 @@ impl AcceptedReplication {
     }
 }
 
-/// One frame of appends. Its room in the connection is given back when it is dropped.
+/// One frame of appends.
 #[derive(Debug)]
 pub struct Appended {
     /// Who feeds.
@@ -50,7 +48,14 @@ pub struct Appended {
     pub appends: Vec<Arrived>,
     /// The way back, on the connection that they came on.
     pub answers: AnswerSender,
-    _room: OwnedSemaphorePermit,
+    /// To be kept until the appends are done with.
+    pub room: Room,
+}
+
+/// Room in a connection, given back when it is dropped. Without it nothing more is read.
+#[derive(Debug)]
+pub struct Room {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Sends answers on one connection. Clones share it. Never blocks; when the connection is gone,
@@ -192,9 +197,10 @@ impl Serving {
             if !appends.is_empty() {
                 let bytes = bytes.min(self.config.append_room_bytes);
                 let taken = Arc::clone(&room).acquire_many_owned(bytes).await;
-                let room = taken.expect("nobody closes this semaphore");
+                let permit = taken.expect("nobody closes this semaphore");
+                let room = Room { _permit: permit };
                 let (from, answers) = (Arc::clone(&self.from), self.answers());
-                let appended = Appended { from, appends, answers, _room: room };
+                let appended = Appended { from, appends, answers, room };
                 self.inbox.send(appended).await.map_err(|_| Ended::Forgotten)?;
             }
             self.outbox.lock().full = false;
@@ -243,9 +249,51 @@ fn encode(heard: u64, answers: &[Answer]) -> (Vec<u8>, u64) {
     (out, frames)
 }
 
-async fn write(writer: &mut OwnedWriteHalf, out: &[u8], timeout: Duration) -> Result<(), Ended> {
-    match tokio::time::timeout(timeout, writer.write_all(out)).await {
-        Ok(written) => Ok(written?),
-        Err(_) => Err(Ended::SlowReader),
+#[cfg(test)]
+mod tests {
+    use mainstay_protocol::id::{DiskId, Epoch, Seq, ShardId};
+    use mainstay_protocol::replication::Told;
+
+    use super::*;
+
+    fn outbox() -> Arc<Outbox> {
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Arc::new(Outbox { state, changed, answers_max: 2 })
+    }
+
+    fn answer(disk: u8) -> Answer {
+        let (shard, epoch, disk) = (ShardId(1), Epoch(1), DiskId::from_bytes([disk; 16]));
+        Answer { shard, epoch, disk, what: Told::Holds { upto: Seq(4) } }
+    }
+
+    #[test]
+    fn more_answers_than_may_wait_end_the_connection() {
+        let outbox = outbox();
+        let answers = AnswerSender(Arc::clone(&outbox));
+        (0..2).for_each(|_| answers.send(answer(1)));
+        assert_eq!(outbox.take(false).unwrap().unwrap().1.len(), 2);
+        (0..9).for_each(|_| answers.send(answer(1)));
+        assert!(outbox.lock().answers.is_empty(), "nothing of it is kept");
+        assert!(matches!(outbox.take(false), Err(Ended::SlowReader)));
+    }
+
+    #[test]
+    fn who_owes_a_word_says_it_when_it_is_time() {
+        let outbox = outbox();
+        assert_eq!(outbox.take(true).unwrap(), None);
+        outbox.lock().owes = true;
+        assert_eq!(outbox.take(false).unwrap(), None);
+        assert_eq!(outbox.take(true).unwrap(), Some((0, vec![])));
+        assert_eq!(outbox.take(true).unwrap(), None);
+        outbox.lock().full = true;
+        assert_eq!(outbox.take(true).unwrap(), Some((0, vec![])));
+        assert_eq!(outbox.take(true).unwrap(), Some((0, vec![])), "as long as nothing is read");
+    }
+
+    #[test]
+    fn answers_of_two_disks_share_no_frame() {
+        assert_eq!(encode(1, &[]).1, 1);
+        assert_eq!(encode(1, &[answer(1), answer(1)]).1, 1);
+        assert_eq!(encode(1, &[answer(1), answer(2), answer(2)]).1, 2);
     }
 }

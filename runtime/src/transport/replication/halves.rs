@@ -1,10 +1,12 @@
-//! The reading half of a replication connection: whole frames of one kind, each in time.
+//! The two halves of a replication connection: whole frames of one kind in, each in time; bytes
+//! out, as long as the peer takes some.
 
 use std::future::poll_fn;
 use std::time::Duration;
 
 use mainstay_protocol::message::Tag;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::super::frame::{FrameBuffer, FrameError};
 use super::super::meters::{ConnectionMeters, Direction, ReplicationMeters};
@@ -89,4 +91,20 @@ impl<'a> Reading<'a> {
             }
         }
     }
+}
+
+/// Writes all of it, as long as the peer takes a byte within `timeout`.
+pub(super) async fn write(
+    writer: &mut OwnedWriteHalf,
+    mut bytes: &[u8],
+    timeout: Duration,
+) -> Result<(), Ended> {
+    while !bytes.is_empty() {
+        let written = tokio::time::timeout(timeout, writer.write(bytes)).await;
+        match written.map_err(|_| Ended::SlowReader)?? {
+            0 => return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into()),
+            written => bytes = &bytes[written..],
+        }
+    }
+    Ok(())
 }
