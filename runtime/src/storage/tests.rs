@@ -24,6 +24,7 @@ mod crash;
 mod damage;
 mod directory;
 mod journal;
+mod overlap;
 mod standby;
 mod state;
 
