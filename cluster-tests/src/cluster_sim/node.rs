@@ -355,6 +355,8 @@ impl Node {
             leading.hand_over(config.handoff.as_ref().map(|handoff| handoff.to.clone()));
         } else if config.primary.as_ref() == Some(&claim) || self.resumes(map) {
             self.take_over(config.epoch, &copies, claim, at);
+        } else if let Some(standby) = self.standby_mut() {
+            standby.handle_epoch(config.epoch);
         }
     }
 

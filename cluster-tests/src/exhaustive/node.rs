@@ -139,13 +139,14 @@ impl Node {
     /// A standby from what the process sees of its disk, that has promised `least` in any case.
     pub(super) fn stand_by(&mut self, (least, committed): (Epoch, Seq), mutant: Option<Mutant>) {
         self.lives += 1;
-        let (promised, history) = (self.seen.promised.max(least), self.seen.history());
+        let (promised, history) = (self.seen.promised, self.seen.history());
         let kept = Kept { promised, history, committed, whole: true };
         let name = (SHARD, self.disk, self.lives);
         let mut standby = Standby::new(name, kept, TIMING, Instant::ZERO);
         if let Some(mutant) = mutant {
             standby.plant(mutant);
         }
+        standby.handle_epoch(least);
         self.role = Role::Standby(Box::new(standby));
     }
 

@@ -191,6 +191,16 @@ impl Standby {
         self.effects.pop_front()
     }
 
+    /// The map says that the shard is in this epoch, or a later one, and that somebody else is its
+    /// primary: nothing of an earlier one is taken any more. To be called before the first append.
+    ///
+    /// A node that was made primary may have sent entries and died before its disk had its promise.
+    /// Started again, it must not take the side of the primary before: what that one commits by it
+    /// would meet those entries, which are still on their way.
+    pub fn handle_epoch(&mut self, epoch: Epoch) {
+        self.promised = self.promised.max(epoch);
+    }
+
     /// Entries, or a heartbeat, of who says that it is the primary. Its segments were read when
     /// they came in: their places are what they say.
     ///

@@ -219,3 +219,15 @@ fn only_what_was_matched_is_taken_as_committed() {
     standby.handle_append(&append(2, at(1, 2), vec![], 5), Instant::ZERO).unwrap();
     assert_eq!(standby.committed(), Seq(2), "what it has after that may be of another history");
 }
+
+/// Found by exhaustive search: a node that had been primary of epoch 2 for a moment forgot it with
+/// its process, and helped the primary of epoch 1 to commit.
+#[test]
+fn what_the_map_has_left_behind_is_not_taken() {
+    let mut standby = fresh();
+    standby.handle_epoch(Epoch(2));
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 1)], 0), Instant::ZERO).unwrap();
+    assert_eq!(effects(&mut standby), (vec![Told::Fenced { promised: Epoch(2) }], None));
+    standby.handle_append(&append(2, at(0, 0), vec![], 0), Instant::ZERO).unwrap();
+    assert!(effects(&mut standby).1.is_some(), "the promise is written before it counts");
+}
