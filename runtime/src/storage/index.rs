@@ -84,20 +84,6 @@ impl Tail {
         (place.first <= seq && place.commit >= since).then_some(place.epoch)
     }
 
-    /// Whether a new segment leaves a hole. One that is found may: what lay before it was replaced
-    /// together with it, later on, and cut. `history` in replay.rs looks at what is left.
-    fn check_new(&self, first: Seq, mark: Mark) -> Result<(), String> {
-        let here = self.places.back().filter(|last| last.commit >= mark.since);
-        let last = here.map_or(mark.applied, |last| last.last.max(mark.applied));
-        if first <= mark.applied {
-            return Err(format!("everything up to {} is saved", mark.applied.0));
-        }
-        if first > last.next() {
-            return Err(format!("the entries after {} are missing", last.0));
-        }
-        Ok(())
-    }
-
     /// Adds a segment; otherwise what is wrong with it.
     fn push(&mut self, place: Place, mark: Mark) -> Result<(), String> {
         if self.places.back().is_some_and(|last| last.commit < mark.since) {
@@ -111,7 +97,10 @@ impl Tail {
             return Err("the segment is not what its writer could have".to_owned());
         }
         let last = self.last().unwrap_or(mark.applied);
-        if first > last.next() && first <= mark.applied.next() {
+        if first > last.next() {
+            if first > mark.applied.next() {
+                return Err(format!("the entries after {} are missing", last.0));
+            }
             self.places.clear(); // what lies between is saved
         }
         if self.places.back().is_some_and(|last| first <= last.last) {
@@ -253,8 +242,11 @@ impl Index {
             let (epoch, first, last) = (segment.epoch, segment.first, segment.last);
             let stored = Stored { shard, epoch, under, first, last, bytes: &segment.bytes };
             let place = Place::of(commit, nth, &stored);
-            let tail = self.tails.entry(shard).or_default();
-            let pushed = tail.check_new(first, mark).and_then(|()| tail.push(place, mark));
+            let pushed = if first <= mark.applied {
+                Err(format!("everything up to {} is saved", mark.applied.0))
+            } else {
+                self.tails.entry(shard).or_default().push(place, mark)
+            };
             pushed.map_err(|what| format!("shard {}, seq {}: {what}", shard.0, first.0))?;
         }
         self.records.push_back(IndexedRecord {

@@ -79,16 +79,11 @@ fn history(meta: &ShardMeta, tail: Option<&Tail>) -> Result<History, String> {
     if short || other {
         return Err(format!("entry {} is saved, and was replaced", applied.0));
     }
-    let above: Vec<_> = tail
-        .map_or_else(Vec::new, |tail| tail.places().filter(|place| place.last > applied).collect());
-    let mut last = applied;
-    for place in &above {
-        if place.first > last.next() {
-            return Err(format!("the entries after {} are missing", last.0));
-        }
-        last = place.last;
-    }
-    let first = above.first().map(|place| place.epoch);
+    let above: Vec<_> = tail.map_or_else(Vec::new, |tail| {
+        let above = tail.places().filter(|place| place.last > applied);
+        above.map(|place| (place.epoch, place.last)).collect()
+    });
+    let first = above.first().map(|(epoch, _)| *epoch);
     let unknown = if applied == Seq(0) { Epoch(0) } else { meta.epoch };
     // a mark whose entry nobody knows the epoch of has one that is not later than what follows
     let epoch = here.or(meta.wrote).unwrap_or_else(|| first.unwrap_or(unknown).min(unknown));
@@ -96,8 +91,8 @@ fn history(meta: &ShardMeta, tail: Option<&Tail>) -> Result<History, String> {
         return Err(format!("what follows entry {} is of an earlier epoch", applied.0));
     }
     let mut history = History::new(Position { epoch, seq: applied });
-    for place in above {
-        history.append(place.epoch, place.last);
+    for (epoch, last) in above {
+        history.append(epoch, last);
     }
     Ok(history)
 }

@@ -24,7 +24,6 @@ mod crash;
 mod damage;
 mod directory;
 mod journal;
-mod overlap;
 mod standby;
 mod state;
 
