@@ -19,13 +19,10 @@ mod checkpoint;
 mod committer;
 mod error;
 mod identity;
-mod index;
 mod journal;
 mod load;
 mod queue;
-mod read_back;
 mod recovery;
-mod replay;
 mod reserve;
 mod state;
 mod stop;
@@ -46,7 +43,7 @@ use redb::Database;
 use crate::{clock, config};
 use checkpoint::Writer;
 use identity::Directory;
-use journal::Found;
+use journal::{Found, Mark, Marks};
 use queue::lock;
 use recovery::Recovery;
 
@@ -215,7 +212,10 @@ impl Opened {
         let Self { identity, directory, reserve, recovery, journal_bytes, steps, .. } = self;
         let reserve = Arc::new(reserve);
         let stop = Arc::new(Stop::new(Arc::clone(&notify)));
-        let marks = Arc::new(recovery.marks);
+        let marks = Arc::new(Marks::default());
+        for (shard, meta) in &recovery.shards {
+            marks.set(*shard, Mark { applied: meta.applied, since: meta.since });
+        }
         let found = Found {
             database: recovery.journal,
             index: recovery.index,
@@ -238,7 +238,7 @@ impl Opened {
             marks,
             reserve,
             stop,
-            journal: journal.clone(),
+            next_commit: journal.next_counter(),
             txn_rows: steps.txn_rows,
             imports: BTreeMap::new(),
         };

@@ -132,8 +132,7 @@ impl ShardHost {
             self.put_back(forget);
             return None;
         };
-        let mark =
-            ShardMark { shard: self.shard, applied: save.upto, log_time, epoch, wrote: None };
+        let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
         Some(Saving { mark, save, forget })
     }
 
