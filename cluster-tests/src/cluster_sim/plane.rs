@@ -156,11 +156,25 @@ impl Plane {
         if self.planted == Some(Planted::UncleanPromotion) {
             self.count_everybody_in_sync(&view);
         }
-        for command in director::plan(&self.state, &view, director::Config::default()) {
+        for command in self.planned(&view) {
             self.apply(command);
         }
         self.planned_for = Some((version, view));
         self.state.version != version
+    }
+
+    /// What the director proposes; with a planted fault, no new epoch for a primary that started
+    /// again.
+    fn planned(&self, view: &View) -> Vec<Command> {
+        let mut commands = director::plan(&self.state, view, director::Config::default());
+        if self.planted == Some(Planted::SameEpochAfterRestart) {
+            let primary = self.shard().primary.as_ref().map(|claim| &claim.node);
+            commands.retain(|command| {
+                let Command::Promote { shards } = command else { return true };
+                shards.iter().all(|(_, _, claim)| Some(&claim.node) != primary)
+            });
+        }
+        commands
     }
 
     /// A planted fault: when the primary is dead, whoever lives is taken to be in sync.
