@@ -19,10 +19,13 @@ mod checkpoint;
 mod committer;
 mod error;
 mod identity;
+mod index;
 mod journal;
 mod load;
 mod queue;
+mod read_back;
 mod recovery;
+mod replay;
 mod reserve;
 mod state;
 mod stop;
@@ -43,7 +46,7 @@ use redb::Database;
 use crate::{clock, config};
 use checkpoint::Writer;
 use identity::Directory;
-use journal::{Found, Mark, Marks};
+use journal::Found;
 use queue::lock;
 use recovery::Recovery;
 
@@ -212,10 +215,7 @@ impl Opened {
         let Self { identity, directory, reserve, recovery, journal_bytes, steps, .. } = self;
         let reserve = Arc::new(reserve);
         let stop = Arc::new(Stop::new(Arc::clone(&notify)));
-        let marks = Arc::new(Marks::default());
-        for (shard, meta) in &recovery.shards {
-            marks.set(*shard, Mark { applied: meta.applied, since: meta.since });
-        }
+        let marks = Arc::new(recovery.marks);
         let found = Found {
             database: recovery.journal,
             index: recovery.index,
@@ -238,7 +238,7 @@ impl Opened {
             marks,
             reserve,
             stop,
-            next_commit: journal.next_counter(),
+            journal: journal.clone(),
             txn_rows: steps.txn_rows,
             imports: BTreeMap::new(),
         };

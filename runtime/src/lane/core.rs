@@ -200,7 +200,12 @@ impl Core {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, parts);
-        self.env.journal.append(Batch { lane: self.env.lane, ticket, segments });
+        self.env.journal.append(Batch {
+            lane: self.env.lane,
+            ticket,
+            segments,
+            ..Batch::default()
+        });
     }
 
     /// The one to tell, when the lane has ended.
@@ -286,6 +291,9 @@ impl Core {
                     self.handle_config(shard);
                 }
             }
+            JournalNews::Fenced { ticket, shard, promised, .. } => {
+                self.handle_fenced(ticket, (shard, promised));
+            }
             JournalNews::Failed { ticket, error, .. } => {
                 self.tickets.remove(&ticket);
                 tracing::error!(%error, "the journal stopped: this node serves nothing any more");
@@ -294,6 +302,22 @@ impl Core {
                     host.step_down(&mut self.env, &failure);
                 }
             }
+        }
+    }
+
+    /// This node has promised a newer primary that it writes nothing more in the epoch of this one.
+    /// The shard stays closed: what was not written must not be taken for its log.
+    fn handle_fenced(&mut self, ticket: u64, (shard, promised): (ShardId, Epoch)) {
+        if let Some(parts) = self.tickets.get_mut(&ticket) {
+            parts.retain(|part| part.shard != shard);
+            if parts.is_empty() {
+                self.tickets.remove(&ticket);
+            }
+        }
+        tracing::warn!(%shard, promised = promised.0, "a newer primary is known: nothing is written");
+        let failure = self.env.not_primary(self.primary_of(shard));
+        if let Some(host) = self.shards.get_mut(&shard) {
+            host.step_down(&mut self.env, &failure);
         }
     }
 

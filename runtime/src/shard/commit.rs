@@ -132,7 +132,8 @@ impl ShardHost {
             self.put_back(forget);
             return None;
         };
-        let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
+        let mark =
+            ShardMark { shard: self.shard, applied: save.upto, log_time, epoch, wrote: None };
         Some(Saving { mark, save, forget })
     }
 

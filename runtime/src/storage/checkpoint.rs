@@ -5,15 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use mainstay_protocol::id::{CommitNo, Seq, ShardId};
+use mainstay_protocol::id::{Seq, ShardId};
 use metrics::{Histogram, histogram};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
 use super::error::StorageError;
 use super::guarded;
-use super::journal::{Mark, Marks};
+use super::journal::{Journal, Mark, Marks};
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::state::{
@@ -39,8 +38,8 @@ pub(super) struct Writer {
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) stop: Arc<Stop>,
-    /// The journal's next commit.
-    pub(super) next_commit: Arc<AtomicU64>,
+    /// What is saved was journalled: the journal knows who wrote it.
+    pub(super) journal: Journal,
     /// Rows of one transaction: [`TXN_ROWS_MAX`].
     pub(super) txn_rows: usize,
     /// Copies under import, one per shard at most, and what of each is stored.
@@ -124,7 +123,10 @@ impl Writer {
             let stands = meta.applied;
             debug_assert!(mark.applied >= stands, "a mark never moves back");
             let applied = mark.applied.max(stands);
-            let meta = ShardMeta { applied, log_time: mark.log_time, epoch: mark.epoch, ..meta };
+            let wrote = mark.wrote.or_else(|| self.journal.epoch_at(mark.shard, applied));
+            let wrote = wrote.or(meta.wrote.filter(|_| applied == stands));
+            let (log_time, epoch) = (mark.log_time, mark.epoch);
+            let meta = ShardMeta { applied, log_time, epoch, wrote, ..meta };
             changes.push(Change::Shard(mark.shard, meta));
         }
         // after the mark: a record must not be gone while the stored log time says that it counts
@@ -172,21 +174,21 @@ impl Writer {
         generation: Generation,
         rows: CopyRows,
     ) -> Result<(), StorageError> {
-        let ShardMark { shard, applied, log_time, epoch } = mark;
+        let ShardMark { shard, applied, log_time, epoch, wrote } = mark;
         match self.imported(shard, generation) {
             Some(stored) if stored == rows => {}
             stored => return Err(incomplete(shard, generation, stored)),
         }
-        let since = CommitNo(self.next_commit.load(Ordering::Acquire));
-        let meta = ShardMeta { dropped: false, generation, applied, log_time, epoch, since };
+        let since = self.journal.next_commit();
+        let meta = ShardMeta { dropped: false, generation, applied, log_time, epoch, since, wrote };
         self.write(vec![Change::Shard(shard, meta)])?;
         self.remove_dead(shard)
     }
 
     fn drop_shard(&mut self, shard: ShardId) -> Result<(), StorageError> {
         let meta = self.meta(shard);
-        let since = CommitNo(self.next_commit.load(Ordering::Acquire));
-        let meta = ShardMeta { dropped: true, applied: Seq(0), since, ..meta };
+        let since = self.journal.next_commit();
+        let meta = ShardMeta { dropped: true, applied: Seq(0), wrote: None, since, ..meta };
         // into the reserve, if need be: it gives space back
         self.reserve.check_spare(TXN_SPACE)?;
         self.write_some(&mut std::iter::once(Change::Shard(shard, meta)))?;

@@ -6,21 +6,23 @@
 //!        +-------- an idle second: look at the disk, cut <+ failed: stop for good, tell the lanes
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use mainstay_protocol::entry::Segment;
-use mainstay_protocol::id::CommitNo;
+use mainstay_protocol::id::{CommitNo, Epoch, ShardId};
 use mainstay_protocol::time::Instant;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use redb::Database;
 
 use super::error::StorageError;
 use super::guarded;
-use super::journal::{Batch, IndexedRecord, JournalNews, News, Shared, batch_bytes};
+use super::index::Fenced;
+use super::journal::{Batch, JournalNews, News, Shared, batch_bytes};
 use super::queue::lock;
-use super::tables::{self, ABOUT, ABOUT_CUT_BELOW, JOURNAL_FILE, RECORDS};
+use super::tables::records::{Record, write_kept};
+use super::tables::{ABOUT, ABOUT_CUT_BELOW, JOURNAL_FILE, PROMISES, RECORDS};
 use crate::clock;
 use crate::metrics::float;
 
@@ -64,7 +66,7 @@ impl Meters {
 /// The thread that alone writes `journal.redb`.
 pub(super) struct Committer {
     pub(super) shared: Arc<Shared>,
-    pub(super) database: Database,
+    pub(super) database: Arc<Database>,
     pub(super) next: CommitNo,
     /// The oldest record that is still there.
     pub(super) cut_below: CommitNo,
@@ -126,9 +128,15 @@ impl Committer {
         };
         self.shared.busy_since.store(0, Ordering::Relaxed);
         match result {
-            Ok(commit) => {
-                for Batch { lane, ticket, .. } in batches.drain(..) {
-                    self.shared.tell(JournalNews::Committed { lane, ticket, commit });
+            Ok((commit, fenced)) => {
+                for (Batch { lane, ticket, .. }, fenced) in batches.drain(..).zip(fenced) {
+                    let Fenced { shards, whole } = fenced;
+                    for (shard, promised) in shards {
+                        self.shared.tell(JournalNews::Fenced { lane, ticket, shard, promised });
+                    }
+                    if !whole {
+                        self.shared.tell(JournalNews::Committed { lane, ticket, commit });
+                    }
                 }
             }
             Err(error) => {
@@ -142,32 +150,42 @@ impl Committer {
         }
     }
 
+    /// Commits what is not fenced; says what of each batch was.
     fn commit(
         &mut self,
         batches: &mut [Batch],
         started: Instant,
-    ) -> Result<CommitNo, StorageError> {
-        let mut segments = Vec::new();
-        for batch in batches {
-            segments.append(&mut batch.segments);
-        }
-        let bytes = tables::record_len(&segments);
+    ) -> Result<(CommitNo, Vec<Fenced>), StorageError> {
+        let bytes: usize = batches.iter().map(batch_bytes).sum();
         self.wait_for_space(bytes as u64)?;
         let commit = self.next;
-        let record = IndexedRecord::new(commit, bytes, &segments);
-        let cut = self.cut_point(LOOK_MAX, self.cut_least);
-        guarded(JOURNAL_FILE, || self.write(Some((commit, &segments)), cut))?;
+        let mut record = Record::default();
+        let fenced = self.admit(batches, &mut record);
+        if fenced.iter().all(|fenced| fenced.whole) {
+            return Ok((commit, fenced)); // nobody is told the number
+        }
+        let (cut, keep) = self.cut_point(LOOK_MAX, self.cut_least);
+        let indexed = lock(&self.shared.index).append(commit, &record, &self.shared.marks);
+        indexed.map_err(|what| StorageError::corrupt(JOURNAL_FILE, what))?;
+        guarded(JOURNAL_FILE, || self.write(Some((commit, &record)), cut, &keep))?;
         self.next = CommitNo(commit.0 + 1);
         self.shared.next.store(self.next.0, Ordering::Release);
-        lock(&self.shared.index).push_back(record);
+        let bytes = record.len();
         self.shared.journal_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.forget(cut);
-        self.measure(bytes, &segments, started);
-        Ok(commit)
+        self.forget(cut, keep);
+        self.measure(bytes, &record, started);
+        Ok((commit, fenced))
     }
 
-    fn measure(&self, bytes: usize, segments: &[Segment], started: Instant) {
-        let entries = segments.iter().map(|s| (s.last.0 + 1).saturating_sub(s.first.0)).sum();
+    /// Moves what is not fenced into a record.
+    fn admit(&self, batches: &mut [Batch], record: &mut Record) -> Vec<Fenced> {
+        let mut index = lock(&self.shared.index);
+        batches.iter_mut().map(|batch| index.admit(batch, record)).collect()
+    }
+
+    fn measure(&self, bytes: usize, record: &Record, started: Instant) {
+        let segments = record.segments.iter().map(|part| &part.segment);
+        let entries = segments.map(|s| (s.last.0 + 1).saturating_sub(s.first.0)).sum();
         self.meters.fsyncs.increment(1);
         self.meters.fsync_seconds.record(clock::now().saturating_since(started).as_secs_f64());
         self.meters.written_bytes.increment(bytes as u64);
@@ -177,16 +195,16 @@ impl Committer {
     /// One transaction: a record, if there is one, and the removal of what can go.
     fn write(
         &self,
-        record: Option<(CommitNo, &[Segment])>,
+        record: Option<(CommitNo, &Record)>,
         cut: CommitNo,
+        keep: &BTreeMap<ShardId, Epoch>,
     ) -> Result<(), StorageError> {
         let txn = self.database.begin_write().map_err(on_write)?;
         {
             let mut records = txn.open_table(RECORDS).map_err(on_write)?;
-            if let Some((commit, segments)) = record {
-                let bytes = tables::record_len(segments);
-                let mut place = records.insert_reserve(commit.0, bytes).map_err(on_write)?;
-                tables::write_record(commit, segments, place.as_mut());
+            if let Some((commit, record)) = record {
+                let mut place = records.insert_reserve(commit.0, record.len()).map_err(on_write)?;
+                record.write(commit, place.as_mut());
             }
             for old in self.cut_below.0..cut.0 {
                 records.remove(old).map_err(on_write)?;
@@ -195,33 +213,38 @@ impl Committer {
                 let mut about = txn.open_table(ABOUT).map_err(on_write)?;
                 about.insert(ABOUT_CUT_BELOW, cut.0).map_err(on_write)?;
             }
+            if !keep.is_empty() {
+                let (mut kept, mut value) =
+                    (txn.open_table(PROMISES).map_err(on_write)?, Vec::new());
+                for (shard, promised) in keep {
+                    write_kept(*shard, *promised, &mut value);
+                    kept.insert(shard.0, value.as_slice()).map_err(on_write)?;
+                }
+            }
         }
         txn.commit().map_err(|error| StorageError::from_redb(JOURNAL_FILE, "fsync", error))
     }
 
-    /// The record up to which the journal is cut now: none unless `least` records can go. Looks at
-    /// `look` further records at most.
-    fn cut_point(&mut self, look: usize, least: u64) -> CommitNo {
+    /// The record up to which the journal is cut now: none unless `least` records can go; and the
+    /// promises to keep then. Looks at `look` further records at most.
+    fn cut_point(&mut self, look: usize, least: u64) -> (CommitNo, BTreeMap<ShardId, Epoch>) {
         let index = lock(&self.shared.index);
         let known = usize::try_from(self.covered_below.0 - self.cut_below.0).unwrap_or(usize::MAX);
-        let further = index.iter().skip(known).take(look);
-        let more = further.take_while(|record| self.shared.marks.cover(record)).count();
-        drop(index);
+        let further = index.records().skip(known).take(look);
+        let covered = |record: &&_| index.uncovered(record, &self.shared.marks).next().is_none();
+        let more = further.take_while(covered).count();
         self.covered_below = CommitNo(self.covered_below.0 + more as u64);
-        let cut = self.covered_below.0.min(self.cut_below.0 + CUT_MAX);
-        if cut < self.cut_below.0 + least {
-            return self.cut_below;
+        let cut = CommitNo(self.covered_below.0.min(self.cut_below.0 + CUT_MAX));
+        if cut.0 < self.cut_below.0 + least {
+            return (self.cut_below, BTreeMap::new());
         }
-        CommitNo(cut)
+        (cut, index.to_keep(cut))
     }
 
     /// Takes what was cut out of the index.
-    fn forget(&mut self, cut: CommitNo) {
-        let mut index = lock(&self.shared.index);
-        while index.front().is_some_and(|record| record.commit < cut) {
-            let bytes = index.pop_front().map_or(0, |record| record.bytes);
-            self.shared.journal_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        }
+    fn forget(&mut self, cut: CommitNo, kept: BTreeMap<ShardId, Epoch>) {
+        let bytes = lock(&self.shared.index).forget(cut, kept);
+        self.shared.journal_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.cut_below = cut;
         self.meters.size_bytes.set(float(self.shared.journal_bytes.load(Ordering::Relaxed)));
     }
@@ -229,12 +252,12 @@ impl Committer {
     fn idle(&mut self) {
         // looks at the disk in any case; a cut that finds no page to write to stops the journal
         let no_space = self.shared.reserve.check_spare(CUT_SPACE).is_err();
-        let cut = self.cut_point(usize::MAX, 1);
+        let (cut, keep) = self.cut_point(usize::MAX, 1);
         if no_space || cut == self.cut_below || self.shared.failure.get().is_some() {
             return;
         }
-        match guarded(JOURNAL_FILE, || self.write(None, cut)) {
-            Ok(()) => self.forget(cut),
+        match guarded(JOURNAL_FILE, || self.write(None, cut, &keep)) {
+            Ok(()) => self.forget(cut, keep),
             Err(error) => self.shared.fail(error),
         }
     }

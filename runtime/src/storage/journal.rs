@@ -18,26 +18,33 @@
 //! What bounds the queue: lanes append only what their shards' uncommitted windows allow
 //! (`limits.uncommitted_entries`), and stop admitting commands while [`Journal::has_room`] is
 //! false. Beyond four times that room the bound was not kept, and the journal stops.
+//!
+//! The journal is a node's single point of order, so it also fences: see `index.rs`. The newest
+//! promise of a shard outlives the record that holds it: the commit that cuts the record writes the
+//! promise into a table beside the records. A mark in `state.redb` would not do: a standby that has
+//! nothing to save writes none. Nor would a new record: an idle node would write it again and again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_protocol::entry::Segment;
-use mainstay_protocol::id::{CommitNo, Seq, ShardId};
+use mainstay_protocol::id::{CommitNo, Epoch, Seq, ShardId};
 use mainstay_protocol::time::Instant;
 use redb::Database;
 
 use super::committer::{Committer, Meters};
 use super::error::StorageError;
+use super::index::Index;
 use super::queue::lock;
 use super::reserve::Reserve;
 use super::stop::Stop;
-use super::tables::{self, JOURNAL_FILE};
+use super::tables::JOURNAL_FILE;
+use super::tables::records::record_len;
 
 /// Queued bytes up to which commands are admitted.
 pub(super) const ROOM_BYTES: usize = 128 << 20;
@@ -45,7 +52,7 @@ pub(super) const ROOM_BYTES: usize = 128 << 20;
 const QUEUE_BYTES_MAX: usize = 4 * ROOM_BYTES;
 
 /// What a lane appends in one go.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Batch {
     /// The lane.
     pub lane: u16,
@@ -53,6 +60,9 @@ pub struct Batch {
     pub ticket: u64,
     /// Segments of its shards.
     pub segments: Vec<Segment>,
+    /// What its standbys promise: the epoch under which their segments here are written. Segments
+    /// of a shard that is not named are their own primary's, and written under their own epoch.
+    pub promises: BTreeMap<ShardId, Epoch>,
 }
 
 /// What became of a batch. For each lane, in the order of its appends.
@@ -66,6 +76,18 @@ pub enum JournalNews {
         ticket: u64,
         /// The record that holds it.
         commit: CommitNo,
+    },
+    /// Nothing of one of its shards was written: this node has promised a newer epoch. The shard
+    /// must step down. `Committed` follows for what is left of the batch, if anything is.
+    Fenced {
+        /// The lane.
+        lane: u16,
+        /// The lane's number.
+        ticket: u64,
+        /// The shard.
+        shard: ShardId,
+        /// The newest epoch promised.
+        promised: Epoch,
     },
     /// It is not known to be durable; no later batch will be. The lane's shards must step down.
     Failed {
@@ -82,7 +104,9 @@ impl JournalNews {
     /// The lane that it is for.
     pub const fn lane(&self) -> u16 {
         match self {
-            Self::Committed { lane, .. } | Self::Failed { lane, .. } => *lane,
+            Self::Committed { lane, .. }
+            | Self::Fenced { lane, .. }
+            | Self::Failed { lane, .. } => *lane,
         }
     }
 }
@@ -117,48 +141,15 @@ impl Marks {
         lock(&self.0).insert(shard, mark);
     }
 
-    /// The shards of a record whose entries are in the journal only.
-    pub(super) fn uncovered(&self, record: &IndexedRecord) -> Vec<ShardId> {
-        let marks = lock(&self.0);
-        let needed = record.segments.iter().filter(|part| !covered(&marks, record.commit, part));
-        needed.map(|(shard, _)| *shard).collect()
-    }
-
-    /// Whether nothing of a record is in the journal only.
-    pub(super) fn cover(&self, record: &IndexedRecord) -> bool {
-        let marks = lock(&self.0);
-        record.segments.iter().all(|part| covered(&marks, record.commit, part))
-    }
-}
-
-fn covered(
-    marks: &BTreeMap<ShardId, Mark>,
-    commit: CommitNo,
-    (shard, last): &(ShardId, Seq),
-) -> bool {
-    let mark = marks.get(shard).copied().unwrap_or_default();
-    mark.since > commit || mark.applied >= *last
-}
-
-/// What the index knows of a record.
-#[derive(Debug)]
-pub(super) struct IndexedRecord {
-    pub(super) commit: CommitNo,
-    pub(super) bytes: u64,
-    pub(super) segments: Vec<(ShardId, Seq)>,
-}
-
-impl IndexedRecord {
-    pub(super) fn new(commit: CommitNo, bytes: usize, segments: &[Segment]) -> Self {
-        let segments = segments.iter().map(|segment| (segment.shard, segment.last)).collect();
-        Self { commit, bytes: bytes as u64, segments }
+    pub(super) fn get(&self, shard: ShardId) -> Mark {
+        lock(&self.0).get(&shard).copied().unwrap_or_default()
     }
 }
 
 /// The journal as it was found, or made.
 pub(super) struct Found {
     pub(super) database: Database,
-    pub(super) index: VecDeque<IndexedRecord>,
+    pub(super) index: Index,
     pub(super) cut_below: CommitNo,
     pub(super) next: CommitNo,
     pub(super) cut_least: u64,
@@ -183,10 +174,12 @@ pub(super) struct Shared {
     pub(super) wake: Condvar,
     pub(super) bytes_soft: u64,
     pub(super) room_bytes: u64,
-    pub(super) index: Mutex<VecDeque<IndexedRecord>>,
+    pub(super) index: Mutex<Index>,
+    /// To read back: it is closed with the committer.
+    pub(super) database: Weak<Database>,
     pub(super) queued_bytes: AtomicU64,
     pub(super) journal_bytes: AtomicU64,
-    pub(super) next: Arc<AtomicU64>,
+    pub(super) next: AtomicU64,
     pub(super) busy_since: AtomicU64,
     pub(super) failure: OnceLock<StorageError>,
     pub(super) marks: Arc<Marks>,
@@ -211,7 +204,9 @@ impl Journal {
     /// Starts the committer over the journal that was found.
     pub(super) fn start(found: Found, notify: Notify) -> io::Result<(Self, JoinHandle<()>)> {
         let Found { database, index, cut_below, next, cut_least, .. } = found;
+        let database = Arc::new(database);
         let shared = Arc::new(Shared {
+            database: Arc::downgrade(&database),
             queue: Mutex::new(Queue {
                 batches: VecDeque::new(),
                 bytes: 0,
@@ -221,10 +216,10 @@ impl Journal {
             wake: Condvar::new(),
             bytes_soft: found.bytes_soft,
             room_bytes: found.room_bytes,
-            journal_bytes: AtomicU64::new(index.iter().map(|record| record.bytes).sum()),
+            journal_bytes: AtomicU64::new(index.records().map(|record| record.bytes).sum()),
             index: Mutex::new(index),
             queued_bytes: AtomicU64::new(0),
-            next: Arc::new(AtomicU64::new(next.0)),
+            next: AtomicU64::new(next.0),
             busy_since: AtomicU64::new(0),
             failure: OnceLock::new(),
             marks: found.marks,
@@ -296,7 +291,9 @@ impl Journal {
     /// The shards of the oldest record that cannot be cut.
     pub(super) fn pins(&self) -> Vec<ShardId> {
         let index = lock(&self.shared.index);
-        let needed = index.iter().map(|record| self.shared.marks.uncovered(record));
+        let needed = index
+            .records()
+            .map(|record| index.uncovered(record, &self.shared.marks).collect::<Vec<_>>());
         needed.into_iter().find(|shards| !shards.is_empty()).unwrap_or_default()
     }
 
@@ -313,8 +310,15 @@ impl Journal {
         }
     }
 
-    pub(super) fn next_counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.shared.next)
+    /// The epoch that wrote an entry; `None` when it is not in the journal.
+    pub(super) fn epoch_at(&self, shard: ShardId, seq: Seq) -> Option<Epoch> {
+        let since = self.shared.marks.get(shard).since;
+        let index = lock(&self.shared.index);
+        index.tail(shard).and_then(|tail| tail.epoch_at(since, seq))
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Takes no more batches; the committer ends when all that were taken are durable.
@@ -325,7 +329,8 @@ impl Journal {
 }
 
 pub(super) fn batch_bytes(batch: &Batch) -> usize {
-    tables::record_len(&batch.segments)
+    let bytes = batch.segments.iter().map(|segment| segment.bytes.len()).sum();
+    record_len(batch.segments.len(), batch.promises.len(), bytes)
 }
 
 impl Shared {

@@ -80,6 +80,9 @@ pub struct ShardMark {
     pub log_time: LogTime,
     /// The shard's epoch.
     pub epoch: Epoch,
+    /// The epoch that wrote the entry at `applied`. `None` when the journal holds the entry, which
+    /// it does of all that is saved, or when nobody knows.
+    pub wrote: Option<Epoch>,
 }
 
 /// What a lane moves from memory and journal into the tables.

@@ -24,6 +24,7 @@ mod crash;
 mod damage;
 mod directory;
 mod journal;
+mod standby;
 mod state;
 
 /// A disk, the directory of its identity, and what comes with opening it.
@@ -53,6 +54,14 @@ impl Rig {
         start(self.try_open().unwrap())
     }
 
+    /// Puts a record into the journal of a node that does not run.
+    fn put_record(&self, commit: u64, value: &[u8]) {
+        let database = self.disk.open(JOURNAL_FILE, 1 << 20).unwrap();
+        let txn = database.begin_write().unwrap();
+        txn.open_table(tables::RECORDS).unwrap().insert(commit, value).unwrap();
+        txn.commit().unwrap();
+    }
+
     /// Opens and recovers only.
     fn recover(&self) -> Result<Recovered, OpenError> {
         self.try_open().map(|opened| opened.recovery.recovered)
@@ -73,7 +82,23 @@ fn start(opened: Opened) -> Running {
 
 impl Running {
     fn append(&self, ticket: u64, segments: Vec<Segment>) {
-        self.storage.journal().append(Batch { lane: 0, ticket, segments });
+        self.storage.journal().append(Batch { lane: 0, ticket, segments, ..Batch::default() });
+    }
+
+    /// Appends what a standby of one shard persists.
+    fn persist(&self, ticket: u64, (shard, promised): (u32, u64), segments: Vec<Segment>) {
+        let promises = BTreeMap::from([(ShardId(shard), Epoch(promised))]);
+        self.storage.journal().append(Batch { ticket, segments, promises, ..Batch::default() });
+    }
+
+    /// The same, and waits until it is durable.
+    fn persisted(&self, ticket: u64, by: (u32, u64), segments: Vec<Segment>) {
+        self.persist(ticket, by, segments);
+        let told = self.next_news();
+        assert!(
+            matches!(told, JournalNews::Committed { ticket: of, .. } if of == ticket),
+            "{told:?}"
+        );
     }
 
     fn next_news(&self) -> JournalNews {
@@ -120,7 +145,7 @@ fn entity(key: &str) -> EntityId {
 
 fn mark(shard: u32, applied: u64) -> ShardMark {
     let (shard, applied) = (ShardId(shard), Seq(applied));
-    ShardMark { shard, applied, log_time: LogTime(applied.0), epoch: Epoch(1) }
+    ShardMark { shard, applied, log_time: LogTime(applied.0), epoch: Epoch(1), wrote: None }
 }
 
 fn row(shard: u32, key: &str, seq: u64, bytes: &str) -> StateRow {

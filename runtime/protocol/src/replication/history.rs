@@ -15,7 +15,7 @@ use super::Position;
 use crate::id::{Epoch, Seq};
 
 /// The epochs of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct History {
     base: Position,
     /// Where each epoch begins, in order; the first is right after the base.

@@ -24,8 +24,13 @@ impl Rig {
     async fn store(&self, key: &str) {
         let (tell, told) = oneshot::channel();
         let row = StateRow { shard: SHARD, entity: entity(key), seq: Seq(1), bytes: Bytes::new() };
-        let mark =
-            ShardMark { shard: SHARD, applied: Seq(9), log_time: LogTime(1), epoch: Epoch(1) };
+        let mark = ShardMark {
+            shard: SHARD,
+            applied: Seq(9),
+            log_time: LogTime(1),
+            epoch: Epoch(1),
+            wrote: None,
+        };
         let batch =
             CheckpointBatch { rows: vec![row], shards: vec![mark], ..CheckpointBatch::default() };
         let done = move |result| drop(tell.send(result));

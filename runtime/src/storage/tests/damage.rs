@@ -1,5 +1,6 @@
 //! Damage: told, never served.
 
+use super::tables::records::{Record, Written};
 use super::*;
 
 #[test]
@@ -52,12 +53,30 @@ fn holes_in_the_journal_end_the_start() {
     garbled[0].bytes = Bytes::from_static(&[FORMAT, 0xc1]);
     for segments in [hole, falling, twice, vec![garbled]] {
         let rig = Rig::new();
-        let running = rig.open();
-        for (segments, ticket) in segments.into_iter().zip(1..) {
-            running.commit(ticket, segments);
+        drop(rig.open());
+        for (segments, commit) in segments.into_iter().zip(1..) {
+            let segments = segments.into_iter();
+            let segments = segments.map(|segment| Written { under: segment.epoch, segment });
+            let record = Record { segments: segments.collect(), ..Record::default() };
+            let mut value = vec![0; record.len()];
+            record.write(CommitNo(commit), &mut value);
+            rig.put_record(commit, &value);
         }
-        drop(running);
         assert_eq!(rig.recover().unwrap_err().code(), "MS-1105");
+    }
+}
+
+#[test]
+fn what_the_next_start_would_refuse_is_not_written() {
+    for wrong in [one(1, 3, "a", "3"), one(1, 1, "a", "1")] {
+        let rig = Rig::new();
+        let running = rig.open();
+        running.commit(1, one(1, 1, "a", "1"));
+        running.append(2, wrong);
+        assert!(matches!(running.next_news(), JournalNews::Failed { ticket: 2, .. }));
+        assert_eq!(running.stopped().code(), "MS-1105");
+        drop(running);
+        assert_eq!(rig.recover().unwrap().shards[&ShardId(1)].last, Seq(1));
     }
 }
 

@@ -45,7 +45,7 @@ fn a_file_of_a_newer_build_is_refused() {
     drop(rig.open());
     let database = rig.disk.open(STATE_FILE, 1 << 20).unwrap();
     let txn = database.begin_write().unwrap();
-    txn.open_table(ABOUT).unwrap().insert(ABOUT_FORMAT, tables::FORMAT + 1).unwrap();
+    txn.open_table(ABOUT).unwrap().insert(ABOUT_FORMAT, tables::format(STATE_FILE) + 1).unwrap();
     txn.commit().unwrap();
     drop(database);
     assert_eq!(rig.recover().unwrap_err().code(), "MS-1106");

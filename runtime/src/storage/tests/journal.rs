@@ -71,7 +71,7 @@ fn closing_waits_for_what_was_queued() {
     let told: Vec<_> = running.news.try_iter().collect();
     assert_eq!(told.len(), 50);
     assert!(told.iter().all(|news| matches!(news, JournalNews::Committed { .. })));
-    journal.append(Batch { lane: 0, ticket: 51, segments: Vec::new() });
+    journal.append(Batch { ticket: 51, ..Batch::default() });
     let late = running.news.try_recv().unwrap();
     assert!(matches!(late, JournalNews::Failed { error: StorageError::Closed, .. }));
     assert_eq!(rig.recover().unwrap().shards[&ShardId(0)].last, Seq(50));
