@@ -312,7 +312,7 @@ impl Mover {
                 batch.dedup = records.into_iter().map(row).collect();
             }
             Body::Finish { last, log_time, rows, dedup } => {
-                let mark = ShardMark { shard, applied: last, log_time, epoch, wrote: None };
+                let mark = ShardMark { shard, applied: last, log_time, epoch };
                 let rows = CopyRows { states: rows, dedup };
                 return answered(|done| state.activate_generation(mark, generation, rows, done))
                     .await;

@@ -65,7 +65,7 @@ impl From<RecoveredShard> for Records {
             epoch: found.epoch,
             last: found.last,
             log_time: found.log_time,
-            dirty: Dirty::recovered(found.applied, found.last, rows, unsaved),
+            dirty: Dirty::recovered(found.history.base(), found.history.last(), rows, unsaved),
             dedup: found.dedup,
         }
     }
@@ -75,7 +75,7 @@ impl From<OpenedShard> for Records {
     fn from(found: OpenedShard) -> Self {
         let OpenedShard { epoch, applied, log_time, dedup } = found;
         let dirty = Dirty::recovered(applied, applied, [], Vec::new());
-        Self { epoch, last: applied, log_time, dedup, dirty }
+        Self { epoch, last: applied.seq, log_time, dedup, dirty }
     }
 }
 

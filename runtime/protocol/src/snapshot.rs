@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::DedupRecord;
 use crate::id::{EntityId, Epoch, Seq, ShardId};
+use crate::replication::Position;
 use crate::time::LogTime;
 
 /// One message of a copy.
@@ -43,8 +44,8 @@ pub enum Body {
     Dedup(Vec<(EntityId, LogTime, DedupRecord)>),
     /// That was all.
     Finish {
-        /// The last entry that the copy includes.
-        last: Seq,
+        /// The last entry that the copy includes, and who wrote it.
+        last: Position,
         /// The log time there.
         log_time: LogTime,
         /// States sent.

@@ -12,10 +12,11 @@ use futures_util::FutureExt;
 use mainstay_protocol::control::{Claim, ClusterState, Handoff, Member, MemberState, ShardConfig};
 use mainstay_protocol::id::{
     BootId, ClusterId, DiskId, EntityId, Epoch, IdempotencyKey, Key, KindId, NodeId, RequestId,
-    ShardId,
+    Seq, ShardId,
 };
 use mainstay_protocol::message::{Failure, Pressure, Request};
 use mainstay_protocol::passivation::Passivation;
+use mainstay_protocol::replication::Position;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -308,6 +309,14 @@ impl Rig {
         self.kind("diary").state_to_json(&stored.bytes).unwrap()["lines"].clone()
     }
 
+    /// Where the tables say that the shard stands.
+    async fn marked(&self) -> Position {
+        let (tell, told) = oneshot::channel();
+        let done = move |result| drop(tell.send(result));
+        self.storage.state().open_shard(SHARD, Box::new(done));
+        told.await.unwrap().unwrap().applied
+    }
+
     /// Where the shard was ready to go, since the last look.
     fn departed(&self) -> Vec<Departure> {
         std::mem::take(&mut self.departures.lock().unwrap())
@@ -372,8 +381,11 @@ async fn a_handoff_keeps_what_the_journal_has_not_answered() {
     answer(second).unwrap();
     answer(fourth).unwrap();
     assert!(matches!(answer(pondered), Err(Failure::NotPrimary { .. })), "it runs at the target");
-    assert_eq!(rig.departed().len(), 1);
+    let departures = rig.departed();
+    assert_eq!(departures.len(), 1);
     assert_eq!(rig.stored().await, json!([1, 2, 4]));
+    assert_eq!(departures[0].last, Position { epoch: Epoch(1), seq: Seq(4) });
+    assert_eq!(rig.marked().await, departures[0].last, "the tables say the same");
 }
 
 /// A drain under load stood still when a plan was given up and made again for another target

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mainstay_protocol::dedup::Expired;
 use mainstay_protocol::entry::Segment;
 use mainstay_protocol::id::{EntityId, Epoch, Seq, ShardId};
+use mainstay_protocol::replication::Position;
 use tracing::Span;
 
 use super::dirty::{Journaled, Remembered, Row, Save};
@@ -78,7 +79,7 @@ impl Serving {
     pub(crate) fn take_part(&mut self, segments: &mut Vec<Segment>) -> Option<Part> {
         let mut last = None;
         while let Some(segment) = self.primary.take_segment() {
-            last = Some(segment.last);
+            last = Some(Position { epoch: segment.epoch, seq: segment.last });
             segments.push(segment);
         }
         let last = last?;
@@ -92,7 +93,7 @@ impl Serving {
     pub(crate) fn handle_committed(&mut self, env: &Env, part: Part) {
         debug_assert_eq!(part.epoch, self.epoch, "a primary closes before the next one serves");
         self.in_flight -= 1;
-        let last = part.journaled.last;
+        let last = part.journaled.last.seq;
         self.dirty.journaled(part.journaled);
         self.primary.handle_durable(last);
         let before = self.dirty.bytes();
@@ -132,8 +133,7 @@ impl ShardHost {
             self.put_back(forget);
             return None;
         };
-        let mark =
-            ShardMark { shard: self.shard, applied: save.upto, log_time, epoch, wrote: None };
+        let mark = ShardMark { shard: self.shard, applied: save.upto, log_time, epoch };
         Some(Saving { mark, save, forget })
     }
 

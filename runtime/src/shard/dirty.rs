@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use mainstay_protocol::entry::DedupRecord;
 use mainstay_protocol::id::{EntityId, Seq};
+use mainstay_protocol::replication::Position;
 use mainstay_protocol::time::LogTime;
 
 /// A committed state that no snapshot holds yet.
@@ -31,7 +32,7 @@ pub type Remembered = (EntityId, LogTime, DedupRecord);
 #[derive(Debug, Default)]
 pub struct Journaled {
     /// The last entry of the commit.
-    pub last: Seq,
+    pub last: Position,
     /// The states that it holds, the newest per entity.
     pub rows: Vec<(EntityId, Row)>,
     /// The dedup records that it holds.
@@ -42,7 +43,7 @@ pub struct Journaled {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Save {
     /// Everything up to this entry is in the snapshots when the save is done.
-    pub upto: Seq,
+    pub upto: Position,
     /// The states, in key order.
     pub rows: Vec<(EntityId, Row)>,
     /// The dedup records.
@@ -56,8 +57,8 @@ pub struct Dirty {
     dedup: Vec<Remembered>,
     unsettled: VecDeque<Journaled>,
     bytes: u64,
-    settled: Seq,
-    saved: Seq,
+    settled: Position,
+    saved: Position,
     saving: bool,
 }
 
@@ -65,8 +66,8 @@ impl Dirty {
     /// The dirty map after a recovery: snapshots are complete up to `saved`, the journal holds
     /// everything up to `last`.
     pub fn recovered(
-        saved: Seq,
-        last: Seq,
+        saved: Position,
+        last: Position,
         rows: impl IntoIterator<Item = (EntityId, Row)>,
         dedup: Vec<Remembered>,
     ) -> Self {
@@ -87,6 +88,11 @@ impl Dirty {
         self.rows.iter()
     }
 
+    /// Where the committed entries end, as far as whole commits are.
+    pub const fn settled(&self) -> Position {
+        self.settled
+    }
+
     /// Bytes of state held here.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -104,7 +110,7 @@ impl Dirty {
 
     /// The watermark moved: what it covers is committed.
     pub fn settle(&mut self, watermark: Seq) {
-        while self.unsettled.front().is_some_and(|front| front.last <= watermark)
+        while self.unsettled.front().is_some_and(|front| front.last.seq <= watermark)
             && let Some(settled) = self.unsettled.pop_front()
         {
             self.settled = settled.last;
@@ -162,10 +168,14 @@ impl Dirty {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mainstay_protocol::id::{Key, KindId};
+    use mainstay_protocol::id::{Epoch, Key, KindId};
 
     fn entity(key: &str) -> EntityId {
         EntityId { kind: KindId(1), key: Key::new(key).unwrap() }
+    }
+
+    fn at(seq: u64) -> Position {
+        Position { epoch: Epoch(4), seq: Seq(seq) }
     }
 
     fn row(seq: u64) -> Row {
@@ -174,7 +184,7 @@ mod tests {
 
     fn commit(dirty: &mut Dirty, key: &str, seq: u64) {
         let rows = vec![(entity(key), row(seq))];
-        dirty.journaled(Journaled { last: Seq(seq), rows, dedup: Vec::new() });
+        dirty.journaled(Journaled { last: at(seq), rows, dedup: Vec::new() });
     }
 
     #[test]
@@ -196,7 +206,7 @@ mod tests {
         commit(&mut dirty, "hot", 2);
         dirty.settle(Seq(2));
         dirty.saved(&save);
-        assert_eq!(save.upto, Seq(1));
+        assert_eq!(save.upto, at(1));
         assert_eq!(dirty.get(&entity("hot")), Some(&row(2)));
         assert!(!dirty.clean());
     }
@@ -212,7 +222,7 @@ mod tests {
         dirty.saved(&save);
         assert!(!dirty.wants_save());
         dirty.settle(Seq(2));
-        assert_eq!(dirty.begin_save().unwrap().upto, Seq(2));
+        assert_eq!(dirty.begin_save().unwrap().upto, at(2));
     }
 
     #[test]

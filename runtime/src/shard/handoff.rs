@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use mainstay_protocol::backoff;
 use mainstay_protocol::control::{Handoff, ShardConfig};
-use mainstay_protocol::id::{Epoch, NodeId, Seq, ShardId};
+use mainstay_protocol::id::{Epoch, NodeId, ShardId};
+use mainstay_protocol::replication::Position;
 use mainstay_protocol::shard::Done;
 use mainstay_protocol::shard::handoff::Step;
 use mainstay_protocol::time::{Instant, LogTime};
@@ -27,8 +28,8 @@ pub struct Departure {
     pub to: Handoff,
     /// The epoch in which it stopped.
     pub epoch: Epoch,
-    /// Its last entry.
-    pub last: Seq,
+    /// Its last entry, and who wrote it.
+    pub last: Position,
     /// Its log time.
     pub log_time: LogTime,
     /// Its records that make commands take effect once.
@@ -136,13 +137,15 @@ impl Serving {
         {
             return None;
         }
+        let last = self.dirty.settled();
+        debug_assert_eq!(last.seq, self.primary.last(), "everything is committed and saved");
         let to = self.handoff.handle_saved()?;
         let kept = self.primary.dedup().iter();
         Some(Departure {
             shard: self.shard,
             to: to.clone(),
             epoch: self.epoch,
-            last: self.primary.last(),
+            last,
             log_time: self.primary.log_time(),
             dedup: kept
                 .map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()))

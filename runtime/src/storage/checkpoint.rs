@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mainstay_protocol::id::{Seq, ShardId};
+use mainstay_protocol::id::ShardId;
+use mainstay_protocol::replication::Position;
 use metrics::{Histogram, histogram};
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition};
 
@@ -38,7 +39,6 @@ pub(super) struct Writer {
     pub(super) marks: Arc<Marks>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) stop: Arc<Stop>,
-    /// What is saved was journalled: the journal knows who wrote it.
     pub(super) journal: Journal,
     /// Rows of one transaction: [`TXN_ROWS_MAX`].
     pub(super) txn_rows: usize,
@@ -121,12 +121,11 @@ impl Writer {
         for mark in &batch.shards {
             let meta = self.meta(mark.shard);
             let stands = meta.applied;
-            debug_assert!(mark.applied >= stands, "a mark never moves back");
-            let applied = mark.applied.max(stands);
-            let wrote = mark.wrote.or_else(|| self.journal.epoch_at(mark.shard, applied));
-            let wrote = wrote.or(meta.wrote.filter(|_| applied == stands));
+            let moved = mark.applied.seq > stands.seq;
+            debug_assert!(moved || mark.applied == stands, "a mark only moves on: {mark:?}");
+            let applied = if moved { mark.applied } else { stands };
             let (log_time, epoch) = (mark.log_time, mark.epoch);
-            let meta = ShardMeta { applied, log_time, epoch, wrote, ..meta };
+            let meta = ShardMeta { applied, log_time, epoch, ..meta };
             changes.push(Change::Shard(mark.shard, meta));
         }
         // after the mark: a record must not be gone while the stored log time says that it counts
@@ -174,13 +173,13 @@ impl Writer {
         generation: Generation,
         rows: CopyRows,
     ) -> Result<(), StorageError> {
-        let ShardMark { shard, applied, log_time, epoch, wrote } = mark;
+        let ShardMark { shard, applied, log_time, epoch } = mark;
         match self.imported(shard, generation) {
             Some(stored) if stored == rows => {}
             stored => return Err(incomplete(shard, generation, stored)),
         }
         let since = self.journal.next_commit();
-        let meta = ShardMeta { dropped: false, generation, applied, log_time, epoch, since, wrote };
+        let meta = ShardMeta { dropped: false, generation, applied, log_time, epoch, since };
         self.write(vec![Change::Shard(shard, meta)])?;
         self.remove_dead(shard)
     }
@@ -188,7 +187,7 @@ impl Writer {
     fn drop_shard(&mut self, shard: ShardId) -> Result<(), StorageError> {
         let meta = self.meta(shard);
         let since = self.journal.next_commit();
-        let meta = ShardMeta { dropped: true, applied: Seq(0), wrote: None, since, ..meta };
+        let meta = ShardMeta { dropped: true, applied: Position::default(), since, ..meta };
         // into the reserve, if need be: it gives space back
         self.reserve.check_spare(TXN_SPACE)?;
         self.write_some(&mut std::iter::once(Change::Shard(shard, meta)))?;
@@ -335,7 +334,7 @@ impl Writer {
     fn tell(&mut self, moved: &[(ShardId, ShardMeta)]) {
         for (shard, meta) in moved {
             self.shards.insert(*shard, *meta);
-            self.marks.set(*shard, Mark { applied: meta.applied, since: meta.since });
+            self.marks.set(*shard, Mark { applied: meta.applied.seq, since: meta.since });
         }
     }
 }

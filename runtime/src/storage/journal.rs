@@ -310,13 +310,6 @@ impl Journal {
         }
     }
 
-    /// The epoch that wrote an entry; `None` when it is not in the journal.
-    pub(super) fn epoch_at(&self, shard: ShardId, seq: Seq) -> Option<Epoch> {
-        let since = self.shared.marks.get(shard).since;
-        let index = lock(&self.shared.index);
-        index.tail(shard).and_then(|tail| tail.epoch_at(since, seq))
-    }
-
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }

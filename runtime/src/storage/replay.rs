@@ -59,7 +59,7 @@ impl Replayed {
         });
         RecoveredShard {
             epoch: self.meta.epoch.max(history.last().epoch),
-            applied: self.meta.applied,
+            applied: history.base().seq,
             last: history.last().seq,
             log_time: self.log_time,
             dirty: dirty.collect(),
@@ -72,10 +72,11 @@ impl Replayed {
 
 /// The epochs of a shard's log from its mark on; otherwise what is wrong with the mark.
 fn history(meta: &ShardMeta, tail: Option<&Tail>) -> Result<History, String> {
-    let applied = meta.applied;
+    let applied = meta.applied.seq;
     let here = tail.and_then(|tail| tail.epoch_at(meta.since, applied));
     let short = tail.is_some_and(|tail| tail.replaced && tail.last() < Some(applied));
-    let other = here.zip(meta.wrote).is_some_and(|(here, wrote)| here != wrote);
+    let old = meta.applied.epoch == Epoch(0) && applied > Seq(0);
+    let other = !old && here.is_some_and(|here| here != meta.applied.epoch);
     if short || other {
         return Err(format!("entry {} is saved, and was replaced", applied.0));
     }
@@ -89,9 +90,10 @@ fn history(meta: &ShardMeta, tail: Option<&Tail>) -> Result<History, String> {
         last = place.last;
     }
     let first = above.first().map(|place| place.epoch);
-    let unknown = if applied == Seq(0) { Epoch(0) } else { meta.epoch };
-    // a mark whose entry nobody knows the epoch of has one that is not later than what follows
-    let epoch = here.or(meta.wrote).unwrap_or_else(|| first.unwrap_or(unknown).min(unknown));
+    // A row of format 1 does not say who wrote the entry. There was one copy of the shard then, with
+    // which no other was compared: any epoch will do that is not later than what follows.
+    let old_epoch = || here.unwrap_or_else(|| first.unwrap_or(meta.epoch).min(meta.epoch));
+    let epoch = if old { old_epoch() } else { meta.applied.epoch };
     if first.is_some_and(|first| first < epoch) {
         return Err(format!("what follows entry {} is of an earlier epoch", applied.0));
     }
@@ -132,7 +134,7 @@ impl Replay {
             let shard = ShardId(shard.value());
             let meta = tables::read_shard(shard, value.value())?;
             replay.metas.insert(shard, meta);
-            replay.marks.set(shard, Mark { applied: meta.applied, since: meta.since });
+            replay.marks.set(shard, Mark { applied: meta.applied.seq, since: meta.since });
             replay.index.promise(shard, meta.epoch);
             if !meta.dropped {
                 replay.shards.insert(shard, Replayed::new(meta));
@@ -216,6 +218,9 @@ impl Replay {
             let history = history(&replayed.meta, self.index.tail(*shard)).map_err(|what| {
                 StorageError::corrupt(JOURNAL_FILE, format!("shard {}: {what}", shard.0))
             })?;
+            if let Some(meta) = self.metas.get_mut(shard) {
+                meta.applied = history.base();
+            }
             self.histories.insert(*shard, history);
         }
         Ok(())
@@ -229,7 +234,7 @@ impl Replay {
         last: Seq,
     ) -> Result<(), StorageError> {
         let Some(shard) = self.shards.get_mut(&stored.shard) else { return Ok(()) };
-        let applied = shard.meta.applied;
+        let applied = shard.meta.applied.seq;
         if last <= applied {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mainstay_protocol::entry::DedupRecord;
 use mainstay_protocol::id::{EntityId, Epoch, IdempotencyKey, Key, KindId, Seq, ShardId};
+use mainstay_protocol::replication::Position;
 use mainstay_protocol::time::LogTime;
 
 use super::error::StorageError;
@@ -74,15 +75,13 @@ pub struct DedupRow {
 pub struct ShardMark {
     /// The shard.
     pub shard: ShardId,
-    /// Every entry up to this one is in the tables.
-    pub applied: Seq,
+    /// Every entry up to this one is in the tables. Whoever makes a mark knows who wrote its entry:
+    /// a copy that is told a wrong epoch keeps what it has to give up, or gives up what is committed.
+    pub applied: Position,
     /// The shard's log time there, or later.
     pub log_time: LogTime,
     /// The shard's epoch.
     pub epoch: Epoch,
-    /// The epoch that wrote the entry at `applied`. `None` when the journal holds the entry, which
-    /// it does of all that is saved, or when nobody knows.
-    pub wrote: Option<Epoch>,
 }
 
 /// What a lane moves from memory and journal into the tables.
@@ -106,7 +105,7 @@ pub struct OpenedShard {
     /// The newest epoch at the last checkpoint; 0 when nothing is stored.
     pub epoch: Epoch,
     /// Every entry up to this one is in the tables.
-    pub applied: Seq,
+    pub applied: Position,
     /// The shard's log time there, or later.
     pub log_time: LogTime,
     /// The records that make keyed commands take effect once.

@@ -8,7 +8,7 @@
 //! dedup     key u32 shard | u64 generation | u32 kind | u16 bytes | key | idempotency key
 //!                                                 body = u64 log time | record in MessagePack
 //! shard 2   key u32;  body = u8 dropped | u64 generation, applied, log time, epoch, since, wrote
-//! shard 1   the same without `wrote`
+//! shard 1   the same without `wrote`, the epoch of the entry at `applied`
 //! ```
 //!
 //! Keys are big-endian, so that the byte order is the order of shards, generations and entities;
@@ -19,6 +19,7 @@ pub(super) mod records;
 
 use mainstay_protocol::entry::DedupRecord;
 use mainstay_protocol::id::{CommitNo, EntityId, Epoch, IdempotencyKey, Key, KindId, Seq, ShardId};
+use mainstay_protocol::replication::Position;
 use mainstay_protocol::time::LogTime;
 use redb::TableDefinition;
 use serde::{Deserialize, Serialize};
@@ -76,16 +77,15 @@ pub(super) struct ShardMeta {
     pub(super) dropped: bool,
     /// The generation that is served.
     pub(super) generation: Generation,
-    /// Every entry up to this one is in the tables.
-    pub(super) applied: Seq,
+    /// Every entry up to this one is in the tables. Its epoch is 0 beside an entry only in rows of
+    /// format 1, which builds wrote that kept one copy of each shard; a start finds it.
+    pub(super) applied: Position,
     /// Log time of the entry at `applied`, or later.
     pub(super) log_time: LogTime,
     /// The newest epoch at the last checkpoint.
     pub(super) epoch: Epoch,
     /// Segments of this shard in journal records before this one belong to an earlier stay.
     pub(super) since: CommitNo,
-    /// The epoch that wrote the entry at `applied`; `None` when it was not known to who saved.
-    pub(super) wrote: Option<Epoch>,
 }
 
 fn seal(format: u8, key: &[u8], value: &mut [u8]) {
@@ -279,8 +279,8 @@ pub(super) fn read_dedup(
 /// Writes what is known of a shard into `value`.
 pub(super) fn write_shard(shard: ShardId, meta: &ShardMeta, value: &mut Vec<u8>) {
     let ShardMeta { generation, applied, log_time, epoch, since, .. } = *meta;
-    let wrote = meta.wrote.unwrap_or_default();
-    let numbers = [generation.0, applied.0, log_time.0, epoch.0, since.0, wrote.0];
+    debug_assert!((applied.seq == Seq(0)) == (applied.epoch == Epoch(0)), "{shard}: {applied:?}");
+    let numbers = [generation.0, applied.seq.0, log_time.0, epoch.0, since.0, applied.epoch.0];
     let body = |value: &mut Vec<u8>| {
         value.push(u8::from(meta.dropped));
         for number in numbers {
@@ -298,21 +298,20 @@ pub(super) fn read_shard(shard: ShardId, value: &[u8]) -> Result<ShardMeta, Stor
     let mut meta = ShardMeta {
         dropped: dropped != 0,
         generation: Generation(body.u64_le()?),
-        applied: Seq(body.u64_le()?),
+        applied: Position { epoch: Epoch(0), seq: Seq(body.u64_le()?) },
         log_time: LogTime(body.u64_le()?),
         epoch: Epoch(body.u64_le()?),
         since: CommitNo(body.u64_le()?),
-        wrote: None,
     };
     if format > 1 {
-        meta.wrote = Some(Epoch(body.u64_le()?)).filter(|epoch| *epoch > Epoch(0));
+        meta.applied.epoch = Epoch(body.u64_le()?);
     }
     body.finish()?;
     Ok(meta)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use bytes::Bytes;
     use mainstay_protocol::entry::StoredReply;
     use mainstay_protocol::id::MethodId;
@@ -333,23 +332,29 @@ mod tests {
         assert_eq!(value[0], 1);
         assert_eq!(value[1..9], 0x994d_56d5_2d02_8ee8_u64.to_le_bytes());
         assert_eq!(value[9..], [9, 0, 0, 0, 0, 0, 0, 0, b's', b't', b'a', b't', b'e']);
-        let meta = ShardMeta { applied: Seq(3), wrote: Some(Epoch(8)), ..ShardMeta::default() };
+        let applied = Position { epoch: Epoch(8), seq: Seq(3) };
+        let meta = ShardMeta { applied, ..ShardMeta::default() };
         write_shard(ShardId(1), &meta, &mut value);
         assert_eq!((value[0], value[9]), (2, 0));
         let numbers = [0, 3, 0, 0, 0, 8_u64].map(u64::to_le_bytes).concat();
         assert_eq!(value[10..], numbers);
     }
 
+    /// A shard's row as nodes wrote it that kept one copy of each: generation, applied, log time,
+    /// epoch, since.
+    pub(in crate::storage) fn old_shard(shard: ShardId, numbers: [u64; 5]) -> Vec<u8> {
+        let mut value = vec![0; ENVELOPE_BYTES + 1];
+        value.extend(numbers.map(u64::to_le_bytes).as_flattened());
+        seal(1, &shard.0.to_be_bytes(), &mut value);
+        value
+    }
+
     #[test]
     fn what_is_known_of_a_shard_in_format_1_is_read() {
-        let mut value = vec![0; ENVELOPE_BYTES + 1];
-        for number in [1, 2, 3, 4, 5_u64] {
-            value.extend_from_slice(&number.to_le_bytes());
-        }
-        seal(1, &[0, 0, 0, 6], &mut value);
+        let value = old_shard(ShardId(6), [1, 2, 3, 4, 5]);
         let meta = read_shard(ShardId(6), &value).unwrap();
-        assert_eq!((meta.applied, meta.epoch, meta.since), (Seq(2), Epoch(4), CommitNo(5)));
-        assert_eq!((meta.generation, meta.wrote), (Generation(1), None));
+        assert_eq!((meta.applied.seq, meta.epoch, meta.since), (Seq(2), Epoch(4), CommitNo(5)));
+        assert_eq!((meta.generation, meta.applied.epoch), (Generation(1), Epoch(0)));
     }
 
     #[test]
@@ -406,7 +411,8 @@ mod tests {
             let back = read_dedup(&key, &value).unwrap();
             prop_assert_eq!(back, (entity, LogTime(at), record));
 
-            let meta = ShardMeta { dropped: at % 2 == 0, applied: Seq(at), ..ShardMeta::default() };
+            let applied = Position { epoch: Epoch(at.min(7)), seq: Seq(at) };
+            let meta = ShardMeta { dropped: at % 2 == 0, applied, ..ShardMeta::default() };
             write_shard(ShardId(9), &meta, &mut value);
             prop_assert_eq!(read_shard(ShardId(9), &value).unwrap(), meta);
             prop_assert!(read_shard(ShardId(8), &value).is_err());

@@ -12,7 +12,7 @@ use mainstay_protocol::entry::{
 use mainstay_protocol::id::{
     CommitNo, EntityId, Epoch, IdempotencyKey, Key, KindId, MethodId, Seq, ShardId,
 };
-use mainstay_protocol::replication::delta;
+use mainstay_protocol::replication::{Position, delta};
 use mainstay_protocol::time::LogTime;
 use tempfile::TempDir;
 
@@ -24,6 +24,7 @@ mod crash;
 mod damage;
 mod directory;
 mod journal;
+mod overlap;
 mod standby;
 mod state;
 
@@ -123,7 +124,10 @@ impl Running {
     }
 
     fn checkpoint(&self, rows: Vec<StateRow>, marks: &[(u32, u64)]) -> Result<(), StorageError> {
-        let shards = marks.iter().map(|&(shard, applied)| mark(shard, applied)).collect();
+        self.save(rows, marks.iter().map(|&(shard, applied)| mark(shard, applied)).collect())
+    }
+
+    fn save(&self, rows: Vec<StateRow>, shards: Vec<ShardMark>) -> Result<(), StorageError> {
         let batch = CheckpointBatch { rows, shards, ..CheckpointBatch::default() };
         wait(|done| self.storage.state().checkpoint(batch, done))
     }
@@ -143,9 +147,16 @@ fn entity(key: &str) -> EntityId {
     EntityId { kind: KindId(7), key: Key::new(key).unwrap() }
 }
 
+/// A mark at an entry that epoch 1 wrote.
 fn mark(shard: u32, applied: u64) -> ShardMark {
-    let (shard, applied) = (ShardId(shard), Seq(applied));
-    ShardMark { shard, applied, log_time: LogTime(applied.0), epoch: Epoch(1), wrote: None }
+    mark_at(shard, (1, applied))
+}
+
+/// A mark at the entry that an epoch wrote.
+fn mark_at(shard: u32, (epoch, seq): (u64, u64)) -> ShardMark {
+    let (shard, epoch) = (ShardId(shard), Epoch(epoch));
+    let applied = Position { epoch, seq: Seq(seq) };
+    ShardMark { shard, applied, log_time: LogTime(seq), epoch }
 }
 
 fn row(shard: u32, key: &str, seq: u64, bytes: &str) -> StateRow {

@@ -1,6 +1,5 @@
 //! Shards that cannot go, and what stays behind of those that went.
 
-use mainstay_protocol::id::Seq;
 use mainstay_protocol::message::Outcome;
 use mainstay_protocol::time::LogTime;
 
@@ -26,10 +25,9 @@ impl Rig {
         let row = StateRow { shard: SHARD, entity: entity(key), seq: Seq(1), bytes: Bytes::new() };
         let mark = ShardMark {
             shard: SHARD,
-            applied: Seq(9),
+            applied: Position { epoch: Epoch(1), seq: Seq(9) },
             log_time: LogTime(1),
             epoch: Epoch(1),
-            wrote: None,
         };
         let batch =
             CheckpointBatch { rows: vec![row], shards: vec![mark], ..CheckpointBatch::default() };

@@ -16,6 +16,8 @@ const ENTITIES_EACH: u64 = 5;
 #[derive(Default)]
 struct Shard {
     entries: Vec<(String, String)>,
+    /// The epoch that wrote each entry.
+    epochs: Vec<u64>,
     /// The last entry that was told durable.
     told: u64,
     /// The last entry that checkpoints cover.
@@ -66,6 +68,7 @@ impl Model {
                 });
                 entries.push(entry);
                 shard.entries.push((key, state));
+                shard.epochs.push(shard.epoch);
             }
             segments.push(segment(id, shard.epoch, &entries));
             touched.push((id, shard.entries.len() as u64));
@@ -106,7 +109,8 @@ impl Model {
             batch.dedup.push(DedupRow { shard, entity, log_time: LogTime(seq), record });
         }
         batch.rows = rows.into_values().collect();
-        batch.shards.push(ShardMark { epoch: Epoch(shard.epoch), ..mark(id, upto) });
+        let stands = (shard.epochs[usize::try_from(upto).unwrap() - 1], upto);
+        batch.shards.push(ShardMark { epoch: Epoch(shard.epoch), ..mark_at(id, stands) });
         shard.applied = upto;
         // the power may go while it is written: nobody waits for the answer
         running.storage.state().checkpoint(batch, Box::new(drop));
@@ -128,6 +132,12 @@ impl Model {
                 ));
             }
             shard.entries.truncate(usize::try_from(last).unwrap());
+            shard.epochs.truncate(shard.entries.len());
+            for (seq, epoch) in (1..).zip(&shard.epochs).skip_while(|at| at.0 < found.applied.0) {
+                if found.history.epoch_at(Seq(seq)) != Some(Epoch(*epoch)) {
+                    return Err(format!("shard {id}: entry {seq} is of epoch {epoch}"));
+                }
+            }
             shard.told = last;
             shard.applied = found.applied.0;
             shard.epoch = found.epoch.0 + 1;

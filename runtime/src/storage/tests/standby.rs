@@ -123,12 +123,12 @@ fn a_mark_on_what_was_replaced_is_damage() {
     let rig = Rig::new();
     let running = rig.open();
     running.persisted(1, (1, 4), vec![entries(4, 1, 5)]);
-    running.checkpoint(vec![row(1, "k0", 3, "4:3")], &[(1, 3)]).unwrap();
+    running.save(vec![row(1, "k0", 3, "4:3")], vec![mark_at(1, (4, 3))]).unwrap();
     running.persist(2, (1, 5), vec![entries(5, 3, 3)]);
     assert!(matches!(running.next_news(), JournalNews::Failed { ticket: 2, .. }));
     assert_eq!(running.stopped().code(), "MS-1105");
     drop(running);
-    assert_eq!(recovered(&rig).history.base().epoch, Epoch(4), "the journal knew who wrote it");
+    assert_eq!(recovered(&rig).history.base().epoch, Epoch(4), "the mark says who wrote it");
 
     let record = tables::records::Record {
         segments: vec![tables::records::Written { under: Epoch(5), segment: entries(5, 3, 9) }],
@@ -147,7 +147,7 @@ fn a_mark_after_a_replacement_is_fine() {
     running.persisted(1, (1, 4), vec![entries(4, 1, 9)]);
     running.persisted(2, (1, 6), vec![entries(6, 3, 5)]);
     running.persisted(3, (1, 6), vec![entries(6, 6, 6)]);
-    running.checkpoint(vec![row(1, "k0", 3, "6:3")], &[(1, 4)]).unwrap();
+    running.save(vec![row(1, "k0", 3, "6:3")], vec![mark_at(1, (6, 4))]).unwrap();
     drop(running);
     let found = recovered(&rig);
     assert_eq!((found.applied, found.last), (Seq(4), Seq(6)));
@@ -200,7 +200,7 @@ fn a_cut_keeps_promises() {
     running.persisted(2, (1, 5), vec![entries(4, 1, 2)]);
     running.persisted(3, (1, 6), vec![]);
     let rows = vec![row(1, "k1", 1, "4:1"), row(1, "k2", 2, "4:2")];
-    running.checkpoint(rows, &[(1, 2)]).unwrap();
+    running.save(rows, vec![mark_at(1, (4, 2))]).unwrap();
     let journal = running.storage.journal().clone();
     eventually("all records are cut", || journal.journal_bytes() == 0);
     rig.disk.crash(3);
@@ -225,7 +225,7 @@ fn what_was_replaced_pins_nothing() {
     let running = rig.open();
     running.persisted(1, (1, 4), vec![entries(4, 1, 9)]);
     running.persisted(2, (1, 6), vec![entries(6, 3, 3)]);
-    running.checkpoint(vec![], &[(1, 3)]).unwrap();
+    running.save(vec![], vec![mark_at(1, (6, 3))]).unwrap();
     let journal = running.storage.journal();
     eventually("both records are cut", || journal.journal_bytes() == 0);
     assert_eq!(journal.pins(), []);
@@ -252,4 +252,32 @@ fn a_journal_of_an_older_build_is_read_and_goes_on() {
     let database = rig.disk.open(JOURNAL_FILE, 1 << 20).unwrap();
     let about = database.begin_read().unwrap().open_table(ABOUT).unwrap();
     assert_eq!(about.get(ABOUT_FORMAT).unwrap().unwrap().value(), 2);
+}
+
+/// The row of a shard did not say who wrote the entry that its mark stands at.
+#[test]
+fn a_mark_of_an_older_build_takes_its_epoch_from_the_journal_or_from_its_shard() {
+    let cases = [
+        (entries(3, 1, 4), Epoch(3), "the journal holds the entry"),
+        (entries(5, 4, 4), Epoch(5), "what follows is of the epoch before the shard's"),
+        (entries(9, 4, 4), Epoch(7), "nobody wrote after the shard's epoch"),
+    ];
+    for (written, epoch, why) in cases {
+        let rig = Rig::new();
+        drop(rig.open());
+        let database = rig.disk.open(STATE_FILE, 1 << 20).unwrap();
+        let txn = database.begin_write().unwrap();
+        let value = tables::tests::old_shard(ShardId(1), [0, 3, 3, 7, 0]);
+        txn.open_table(tables::SHARDS).unwrap().insert(1, value.as_slice()).unwrap();
+        txn.commit().unwrap();
+        drop(database);
+        rig.put_record(1, &old_record(CommitNo(1), &[written]));
+        let running = rig.open();
+        let stands = Position { epoch, seq: Seq(3) };
+        assert_eq!(running.recovered.shards[&ShardId(1)].history.base(), stands, "{why}");
+        let again = ShardMark { applied: stands, epoch: Epoch(9), ..mark(1, 3) };
+        running.save(vec![], vec![again]).unwrap();
+        let opened = wait(|done| running.storage.state().open_shard(ShardId(1), done)).unwrap();
+        assert_eq!(opened.applied, stands, "the row says it from now on");
+    }
 }

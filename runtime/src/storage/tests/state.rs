@@ -101,7 +101,10 @@ fn an_import_is_seen_as_a_whole_or_not_at_all() {
     wait(|done| state.activate_generation(activate, Generation(5), rows, done)).unwrap();
     assert_eq!(running.load(1, "y").unwrap().unwrap().seq, Seq(40));
     let opened = wait(|done| state.open_shard(ShardId(1), done)).unwrap();
-    assert_eq!((opened.applied, opened.log_time, opened.epoch), (Seq(50), LogTime(50), Epoch(1)));
+    assert_eq!(
+        (opened.applied.seq, opened.log_time, opened.epoch),
+        (Seq(50), LogTime(50), Epoch(1))
+    );
     let keys: Vec<_> = opened.dedup.iter().map(|(_, _, record)| record.key.as_str()).collect();
     assert_eq!(keys, ["k1"]);
     for gone in ["old", "stale"] {
