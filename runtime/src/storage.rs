@@ -44,7 +44,6 @@ use mainstay_protocol::id::{BootId, ClusterId, NodeId};
 use redb::Database;
 
 use crate::{clock, config};
-use checkpoint::Writer;
 use identity::Directory;
 use journal::Found;
 use queue::lock;
@@ -52,7 +51,7 @@ use recovery::Recovery;
 
 pub use error::{OpenError, StorageError};
 pub use identity::{Identity, SetClusterError};
-pub use journal::{Batch, Journal, JournalNews, News, Notify};
+pub use journal::{Batch, Journal, JournalNews, News, Notify, Writer};
 pub use recovery::{DirtyRow, Recovered, RecoveredShard};
 use reserve::Reserve;
 pub use state::{
@@ -232,7 +231,7 @@ impl Opened {
         let fail = |error| OpenError::from_io(path.clone(), "start the threads of", error);
         let (journal, committer) = Journal::start(found, notify).map_err(fail)?;
         let database = Arc::new(recovery.state);
-        let writer = Writer {
+        let writer = checkpoint::Writer {
             database: Arc::clone(&database),
             shards: recovery.shards,
             marks,
@@ -266,7 +265,11 @@ pub struct Storage {
 }
 
 impl Storage {
-    fn start_state(&mut self, writer: Writer, database: &Arc<Database>) -> io::Result<()> {
+    fn start_state(
+        &mut self,
+        writer: checkpoint::Writer,
+        database: &Arc<Database>,
+    ) -> io::Result<()> {
         let writes = Arc::clone(&self.state.writes);
         let stop = Arc::clone(&writer.stop);
         let thread = std::thread::Builder::new().name("mainstay-state".to_owned());

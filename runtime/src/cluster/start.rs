@@ -118,7 +118,8 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let node = Node::new(config, registry, &opened, listener.addr().to_string());
     let lanes = node.lane_inboxes();
     let (phase, _) = watch::channel(Phase::Joining);
-    let (storage, mut recovered) = opened.start(notify(lanes.clone(), phase.clone()))?;
+    let standbys = |news| debug_assert!(false, "no standby appends anything: {news:?}");
+    let (storage, mut recovered) = opened.start(notify(lanes.clone(), standbys, phase.clone()))?;
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;
@@ -320,7 +321,7 @@ impl Node {
         shards: BTreeMap<ShardId, RecoveredShard>,
     ) -> BTreeMap<u16, Vec<ShardHost>> {
         let mut hosts: BTreeMap<u16, Vec<ShardHost>> = BTreeMap::new();
-        for (shard, found) in shards {
+        for (shard, found) in shards.into_iter().filter(|(_, found)| found.is_stored()) {
             let lane = lane_of(shard, self.lanes);
             hosts.entry(lane).or_default().push(ShardHost::recovered(shard, Records::from(found)));
         }
@@ -441,15 +442,22 @@ impl Node {
     }
 }
 
-/// Brings the journal's answers to the lanes. A file that stopped ends the node: it could serve
-/// or keep nothing any more, and its shards would wait for ever.
-fn notify(lanes: Vec<LaneInbox>, phase: watch::Sender<Phase>) -> storage::Notify {
+/// Brings the journal's answers to whom they are for. A file that stopped ends the node: it could
+/// serve or keep nothing any more, and its shards would wait for ever.
+fn notify(
+    lanes: Vec<LaneInbox>,
+    standbys: impl Fn(storage::JournalNews) + Send + Sync + 'static,
+    phase: watch::Sender<Phase>,
+) -> storage::Notify {
     Arc::new(move |news| match news {
-        News::Journal(news) => {
-            if let Some(inbox) = lanes.get(usize::from(news.lane())) {
-                drop(inbox.push(Input::Journal(news)));
+        News::Journal(news) => match news.writer() {
+            storage::Writer::Lane(lane) => {
+                if let Some(inbox) = lanes.get(usize::from(lane)) {
+                    drop(inbox.push(Input::Journal(news)));
+                }
             }
-        }
+            storage::Writer::Standbys => standbys(news),
+        },
         News::Room => lanes.iter().for_each(|inbox| drop(inbox.push(Input::Room))),
         News::Stopped(error) => fail(&phase, StartError::File(error)),
     })

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::metrics::SharedGauge;
 use crate::shard::commit::Part;
 use crate::shard::{self, Opened, ShardHost, admission};
-use crate::storage::{Batch, JournalNews};
+use crate::storage::{Batch, JournalNews, Writer};
 use crate::transport::reply::Envelope;
 
 /// Turns of one shard before the next shard gets its turn.
@@ -200,12 +200,8 @@ impl Core {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, parts);
-        self.env.journal.append(Batch {
-            lane: self.env.lane,
-            ticket,
-            segments,
-            ..Batch::default()
-        });
+        let (writer, promises) = (Writer::Lane(self.env.lane), BTreeMap::new());
+        self.env.journal.append(Batch { writer, ticket, segments, promises });
     }
 
     /// The one to tell, when the lane has ended.

@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::entity::host::KindHost;
 use crate::prelude::*;
 use crate::shard::handoff::Departure;
-use crate::storage::{self, Storage};
+use crate::storage::{self, Storage, Writer};
 use crate::transport::reply::Envelope;
 use crate::transport::{LocalCall, LocalCalls};
 
@@ -146,7 +146,9 @@ impl Rig {
         let opened = storage::open(&config.storage, dir.path(), Some(&node("n1"))).unwrap();
         let news = inbox.clone();
         let notify: storage::Notify = Arc::new(move |it| {
-            if let storage::News::Journal(it) = it {
+            if let storage::News::Journal(it) = it
+                && it.writer() == Writer::Lane(0)
+            {
                 drop(news.push(Input::Journal(it)));
             }
         });

@@ -129,13 +129,13 @@ impl Committer {
         self.shared.busy_since.store(0, Ordering::Relaxed);
         match result {
             Ok((commit, fenced)) => {
-                for (Batch { lane, ticket, .. }, fenced) in batches.drain(..).zip(fenced) {
+                for (Batch { writer, ticket, .. }, fenced) in batches.drain(..).zip(fenced) {
                     let Fenced { shards, whole } = fenced;
                     for (shard, promised) in shards {
-                        self.shared.tell(JournalNews::Fenced { lane, ticket, shard, promised });
+                        self.shared.tell(JournalNews::Fenced { writer, ticket, shard, promised });
                     }
                     if !whole {
-                        self.shared.tell(JournalNews::Committed { lane, ticket, commit });
+                        self.shared.tell(JournalNews::Committed { writer, ticket, commit });
                     }
                 }
             }

@@ -4,7 +4,7 @@
 //!  lane 0 --append--\                  +-----------+  one record, one fsync   journal.redb
 //!  lane 1 --append---> queue --all---> | committer | ----------------------->  n: segments
 //!  lane 2 --append--/    ^             +-----------+
-//!        ^               |                   | Committed { lane, ticket, commit }
+//!        ^               |                   | Committed { writer, ticket, commit }
 //!        +---------------+-------notify------+
 //! ```
 //!
@@ -51,49 +51,58 @@ pub(super) const ROOM_BYTES: usize = 128 << 20;
 /// Queued bytes beyond which lanes have broken their bounds.
 const QUEUE_BYTES_MAX: usize = 4 * ROOM_BYTES;
 
-/// What a lane appends in one go.
-#[derive(Debug, Default)]
+/// Who appends, and is told what became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// A lane, for the primaries that it runs.
+    Lane(u16),
+    /// The standbys of this node.
+    Standbys,
+}
+
+/// What a writer appends in one go.
+#[derive(Debug)]
 pub struct Batch {
-    /// The lane.
-    pub lane: u16,
-    /// The lane's own number for it, given back when it is durable.
+    /// The writer.
+    pub writer: Writer,
+    /// The writer's own number for it, given back when it is durable.
     pub ticket: u64,
     /// Segments of its shards.
     pub segments: Vec<Segment>,
-    /// What its standbys promise: the epoch under which their segments here are written. Segments
-    /// of a shard that is not named are their own primary's, and written under their own epoch.
+    /// What standbys promise: the epoch under which their segments here are written. Segments of a
+    /// shard that is not named are their own primary's, and written under their own epoch.
     pub promises: BTreeMap<ShardId, Epoch>,
 }
 
-/// What became of a batch. For each lane, in the order of its appends.
+/// What became of a batch. For each writer, in the order of its appends.
 #[derive(Debug, Clone)]
 pub enum JournalNews {
     /// It is durable.
     Committed {
-        /// The lane.
-        lane: u16,
-        /// The lane's number.
+        /// The writer.
+        writer: Writer,
+        /// The writer's number.
         ticket: u64,
         /// The record that holds it.
         commit: CommitNo,
     },
-    /// Nothing of one of its shards was written: this node has promised a newer epoch. The shard
-    /// must step down. `Committed` follows for what is left of the batch, if anything is.
+    /// Nothing of one of its shards was written: this node has promised a newer epoch. A primary of
+    /// that shard must step down. `Committed` follows for what is left of the batch, if anything is.
     Fenced {
-        /// The lane.
-        lane: u16,
-        /// The lane's number.
+        /// The writer.
+        writer: Writer,
+        /// The writer's number.
         ticket: u64,
         /// The shard.
         shard: ShardId,
         /// The newest epoch promised.
         promised: Epoch,
     },
-    /// It is not known to be durable; no later batch will be. The lane's shards must step down.
+    /// It is not known to be durable; no later batch will be. All shards must step down.
     Failed {
-        /// The lane.
-        lane: u16,
-        /// The lane's number.
+        /// The writer.
+        writer: Writer,
+        /// The writer's number.
         ticket: u64,
         /// Why the journal stopped.
         error: StorageError,
@@ -101,12 +110,12 @@ pub enum JournalNews {
 }
 
 impl JournalNews {
-    /// The lane that it is for.
-    pub const fn lane(&self) -> u16 {
+    /// Whom it is for.
+    pub const fn writer(&self) -> Writer {
         match self {
-            Self::Committed { lane, .. }
-            | Self::Fenced { lane, .. }
-            | Self::Failed { lane, .. } => *lane,
+            Self::Committed { writer, .. }
+            | Self::Fenced { writer, .. }
+            | Self::Failed { writer, .. } => *writer,
         }
     }
 }
@@ -332,8 +341,8 @@ impl Shared {
     }
 
     pub(super) fn tell_failed(&self, batch: &Batch, error: &StorageError) {
-        let (lane, ticket) = (batch.lane, batch.ticket);
-        self.tell(JournalNews::Failed { lane, ticket, error: error.clone() });
+        let (writer, ticket) = (batch.writer, batch.ticket);
+        self.tell(JournalNews::Failed { writer, ticket, error: error.clone() });
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -50,10 +50,8 @@ const STATE_CACHE_BYTES: usize = 64 << 20;
 /// What a start found on disk.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The shards that have anything on this disk.
+    /// The shards that have anything on this disk, be it a promise only.
     pub shards: BTreeMap<ShardId, RecoveredShard>,
-    /// The newest epochs promised of shards that have nothing else on this disk.
-    pub promised: BTreeMap<ShardId, Epoch>,
     /// The number that the next commit gets.
     pub next_commit: CommitNo,
     /// How long it took.
@@ -79,8 +77,15 @@ pub struct RecoveredShard {
     pub dirty: Vec<DirtyRow>,
     /// The newest epoch promised: nothing is written under an older one.
     pub promised: Epoch,
-    /// The epochs of its log from `applied` on.
+    /// The epochs of its log; its base is where the mark stands.
     pub history: History,
+}
+
+impl RecoveredShard {
+    /// Whether anything of its state or log is here, and not only a promise.
+    pub fn is_stored(&self) -> bool {
+        self.epoch > Epoch(0)
+    }
 }
 
 /// An entity whose latest state is in the journal only.

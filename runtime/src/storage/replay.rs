@@ -262,9 +262,12 @@ impl Replay {
             let history = histories.remove(&shard).unwrap_or_default();
             (shard, replayed.finish(history, index.promised(shard)))
         });
-        let shards: BTreeMap<_, _> = shards.collect();
+        let mut shards: BTreeMap<_, _> = shards.collect();
+        for (shard, promised) in index.promises() {
+            let only = RecoveredShard { promised, ..RecoveredShard::default() };
+            shards.entry(shard).or_insert(only);
+        }
         Recovered {
-            promised: index.promises().filter(|(id, _)| !shards.contains_key(id)).collect(),
             shards,
             next_commit: self.next,
             replayed_records: self.next.0 - self.cut_below.0,

@@ -83,13 +83,15 @@ fn start(opened: Opened) -> Running {
 
 impl Running {
     fn append(&self, ticket: u64, segments: Vec<Segment>) {
-        self.storage.journal().append(Batch { lane: 0, ticket, segments, ..Batch::default() });
+        let (writer, promises) = (Writer::Lane(3), BTreeMap::new());
+        self.storage.journal().append(Batch { writer, ticket, segments, promises });
     }
 
     /// Appends what a standby of one shard persists.
     fn persist(&self, ticket: u64, (shard, promised): (u32, u64), segments: Vec<Segment>) {
         let promises = BTreeMap::from([(ShardId(shard), Epoch(promised))]);
-        self.storage.journal().append(Batch { ticket, segments, promises, ..Batch::default() });
+        let writer = Writer::Standbys;
+        self.storage.journal().append(Batch { writer, ticket, segments, promises });
     }
 
     /// The same, and waits until it is durable.

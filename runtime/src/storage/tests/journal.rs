@@ -71,8 +71,10 @@ fn closing_waits_for_what_was_queued() {
     let told: Vec<_> = running.news.try_iter().collect();
     assert_eq!(told.len(), 50);
     assert!(told.iter().all(|news| matches!(news, JournalNews::Committed { .. })));
-    journal.append(Batch { ticket: 51, ..Batch::default() });
+    let (writer, segments, promises) = (Writer::Standbys, Vec::new(), BTreeMap::new());
+    journal.append(Batch { writer, ticket: 51, segments, promises });
     let late = running.news.try_recv().unwrap();
+    assert_eq!(late.writer(), Writer::Standbys);
     assert!(matches!(late, JournalNews::Failed { error: StorageError::Closed, .. }));
     assert_eq!(rig.recover().unwrap().shards[&ShardId(0)].last, Seq(50));
 }

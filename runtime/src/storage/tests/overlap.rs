@@ -128,8 +128,7 @@ impl Model {
     fn check(&mut self, running: &Running) -> Result<(), String> {
         let empty = RecoveredShard::default();
         let found = running.recovered.shards.get(&ShardId(1)).unwrap_or(&empty);
-        let alone = running.recovered.promised.get(&ShardId(1));
-        let promised = alone.copied().unwrap_or(found.promised).0;
+        let promised = found.promised.0;
         let epoch_at = |seq: u64| found.history.epoch_at(Seq(seq)).map_or(0, |epoch| epoch.0);
         let above: Vec<_> = (found.applied.0 + 1..=found.last.0).map(epoch_at).collect();
         let applied = usize::try_from(found.applied.0).unwrap();

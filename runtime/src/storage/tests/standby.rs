@@ -1,5 +1,6 @@
 //! What a standby writes: promises, fencing, entries that replace others, reading back.
 
+use mainstay_protocol::replication::history::History;
 use redb::ReadableDatabase;
 
 use super::tables::records::tests::old_record;
@@ -40,7 +41,9 @@ fn a_promise_survives_power_loss() {
     drop(running);
     let found = rig.recover().unwrap();
     assert_eq!(found.shards[&ShardId(1)].promised, Epoch(6));
-    assert_eq!(found.promised, BTreeMap::from([(ShardId(2), Epoch(9))]));
+    let promise = &found.shards[&ShardId(2)];
+    assert_eq!((promise.promised, promise.is_stored()), (Epoch(9), false));
+    assert_eq!(promise.history, History::default());
     let history = &found.shards[&ShardId(1)].history;
     assert_eq!((history.epoch_at(Seq(2)), history.last().seq), (Some(Epoch(4)), Seq(2)));
 }
@@ -52,6 +55,7 @@ fn a_fenced_part_writes_nothing_and_the_others_are_written() {
     running.persisted(1, (1, 5), vec![entries(4, 1, 2)]);
     running.append(2, vec![entries(4, 3, 3), segment(2, 1, &[put(1, "b", "1")])]);
     let fenced = running.next_news();
+    assert_eq!(fenced.writer(), Writer::Lane(3));
     let (shard, promised) = (ShardId(1), Epoch(5));
     assert!(
         matches!(fenced, JournalNews::Fenced { ticket: 2, shard: s, promised: p, .. }
@@ -61,7 +65,8 @@ fn a_fenced_part_writes_nothing_and_the_others_are_written() {
     assert!(matches!(running.next_news(), JournalNews::Committed { ticket: 2, .. }));
     let next = running.storage.journal().next_commit();
     running.persist(3, (1, 4), vec![entries(4, 3, 3)]);
-    assert!(matches!(running.next_news(), JournalNews::Fenced { ticket: 3, .. }));
+    let fenced = running.next_news();
+    assert!(matches!(fenced, JournalNews::Fenced { ticket: 3, writer: Writer::Standbys, .. }));
     running.persist(4, (1, 3), vec![]);
     assert!(matches!(running.next_news(), JournalNews::Fenced { ticket: 4, .. }));
     assert_eq!(running.storage.journal().next_commit(), next, "nothing was left to write");
@@ -208,7 +213,7 @@ fn a_cut_keeps_promises() {
     let running = rig.open();
     assert_eq!(running.recovered.replayed_records, 0);
     assert_eq!(running.recovered.shards[&ShardId(1)].promised, Epoch(6));
-    assert_eq!(running.recovered.promised, BTreeMap::from([(ShardId(2), Epoch(9))]));
+    assert_eq!(running.recovered.shards[&ShardId(2)].promised, Epoch(9));
     running.append(1, vec![entries(5, 3, 3)]);
     assert!(matches!(running.next_news(), JournalNews::Fenced { ticket: 1, .. }));
     running.persist(2, (2, 8), vec![]);
