@@ -19,7 +19,7 @@ pub mod handoff;
 pub mod port;
 pub mod turn;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_protocol::control::ShardConfig;
 use mainstay_protocol::id::{Epoch, Seq, ShardId};
@@ -45,14 +45,23 @@ use port::GateOpener;
 pub struct Records {
     /// The epoch that wrote the last entry, or took over.
     pub epoch: Epoch,
-    /// The last entry.
-    pub last: Seq,
-    /// The log time of the last entry.
+    /// The log time of the last entry, or later.
     pub log_time: LogTime,
     /// The records that make commands take effect once.
     pub dedup: Vec<Remembered>,
-    /// What no snapshot holds.
+    /// What no snapshot holds, and where the log ends.
     pub dirty: Dirty,
+}
+
+impl Records {
+    /// Forgets that commands took effect whose entries were never written.
+    fn forget(&mut self, unwritten: &[Remembered]) {
+        let gone: BTreeSet<_> =
+            unwritten.iter().map(|(entity, _, record)| (entity, &record.key)).collect();
+        if !gone.is_empty() {
+            self.dedup.retain(|(entity, _, record)| !gone.contains(&(entity, &record.key)));
+        }
+    }
 }
 
 impl From<RecoveredShard> for Records {
@@ -63,7 +72,6 @@ impl From<RecoveredShard> for Records {
         let rows = found.dirty.into_iter().map(row);
         Self {
             epoch: found.epoch,
-            last: found.last,
             log_time: found.log_time,
             dirty: Dirty::recovered(found.history.base(), found.history.last(), rows, unsaved),
             dedup: found.dedup,
@@ -75,7 +83,7 @@ impl From<OpenedShard> for Records {
     fn from(found: OpenedShard) -> Self {
         let OpenedShard { epoch, applied, log_time, dedup } = found;
         let dirty = Dirty::recovered(applied, applied, [], Vec::new());
-        Self { epoch, last: applied.seq, log_time, dedup, dirty }
+        Self { epoch, log_time, dedup, dirty }
     }
 }
 
@@ -114,6 +122,9 @@ enum Stage {
 #[derive(Debug)]
 struct Closing {
     records: Records,
+    /// Entries up to here are committed, if the journal holds them. Nobody knows of later ones: the
+    /// next primary may have others in their place.
+    committed: Seq,
     in_flight: u32,
 }
 
@@ -213,7 +224,7 @@ impl ShardHost {
             serve_from: Instant::ZERO,
         };
         let recovered = rules::Recovered {
-            last: records.last,
+            last: records.dirty.last().seq,
             log_time: records.log_time,
             dedup: records.dedup,
         };
@@ -231,9 +242,9 @@ impl ShardHost {
         else {
             unreachable!("the stage was just seen");
         };
-        let in_flight = serving.in_flight;
+        let (in_flight, committed) = (serving.in_flight, serving.commits_upto());
         let records = serving.end(env, failure);
-        self.stage = Stage::Closing(Box::new(Closing { records, in_flight }));
+        self.stage = Stage::Closing(Box::new(Closing { records, committed, in_flight }));
         self.close_if_answered(env);
     }
 
@@ -243,7 +254,7 @@ impl ShardHost {
         {
             let mut records = std::mem::take(&mut closing.records);
             let before = records.dirty.bytes();
-            records.dirty.settle(records.last);
+            records.dirty.settle(closing.committed);
             env.dirty_changed(before, records.dirty.bytes());
             self.stage = Stage::Waiting(Box::new(records));
         }
@@ -259,6 +270,19 @@ impl ShardHost {
                 self.close_if_answered(env);
             }
             Stage::Opening(_) | Stage::Waiting(_) => {}
+        }
+    }
+
+    /// The journal wrote nothing of this shard's part of a batch: this node has promised a newer
+    /// primary. Nobody is served any more. What was not written is forgotten, so that the shard may
+    /// serve again in a later epoch.
+    pub fn handle_fenced(&mut self, env: &mut Env, part: &commit::Part, failure: &Failure) {
+        self.step_down(env, failure);
+        if let Stage::Closing(closing) = &mut self.stage {
+            debug_assert_eq!(part.epoch, closing.records.epoch, "it closes before it serves anew");
+            closing.records.forget(&part.journaled.dedup);
+            closing.in_flight -= 1;
+            self.close_if_answered(env);
         }
     }
 
@@ -349,6 +373,12 @@ impl Serving {
         }
     }
 
+    /// Up to where entries are committed, if the journal holds them.
+    fn commits_upto(&self) -> Seq {
+        let alone = self.primary.in_sync().is_alone();
+        if alone { Seq(u64::MAX) } else { self.primary.watermark() }
+    }
+
     /// Ends the primacy: answers everyone, lets every entity go.
     fn end(mut self, env: &mut Env, failure: &Failure) -> Records {
         for slot in 0..self.residents.len() {
@@ -360,13 +390,13 @@ impl Serving {
         }
         let kept = self.primary.dedup().iter();
         let dedup = kept.map(|kept| (kept.entity.clone(), kept.log_time, kept.record.clone()));
-        let records = Records {
+        let mut records = Records {
             epoch: self.epoch,
-            last: self.primary.last(),
             log_time: self.primary.log_time(),
             dedup: dedup.collect(),
             dirty: self.dirty,
         };
+        records.forget(self.unsent.dedup());
         let everyone = self.primary.step_down();
         for mut release in everyone.released {
             release.item.leave_queue(&mut env.kinds);

@@ -302,19 +302,19 @@ impl Core {
     }
 
     /// This node has promised a newer primary that it writes nothing more in the epoch of this one.
-    /// The shard stays closed: what was not written must not be taken for its log.
     fn handle_fenced(&mut self, ticket: u64, (shard, promised): (ShardId, Epoch)) {
-        if let Some(parts) = self.tickets.get_mut(&ticket) {
-            parts.retain(|part| part.shard != shard);
-            if parts.is_empty() {
-                self.tickets.remove(&ticket);
-            }
+        let Some(parts) = self.tickets.get_mut(&ticket) else { return };
+        let Some(at) = parts.iter().position(|part| part.shard == shard) else { return };
+        let part = parts.swap_remove(at);
+        if parts.is_empty() {
+            self.tickets.remove(&ticket);
         }
         tracing::warn!(%shard, promised = promised.0, "a newer primary is known: nothing is written");
         let failure = self.env.not_primary(self.primary_of(shard));
         if let Some(host) = self.shards.get_mut(&shard) {
-            host.step_down(&mut self.env, &failure);
+            host.handle_fenced(&mut self.env, &part, &failure);
         }
+        self.handle_config(shard);
     }
 
     fn handle_opened(&mut self, opened: Opened) {

@@ -1,5 +1,6 @@
 //! A lane without its thread: the test says when the journal's answers and the maps arrive.
 
+mod fenced;
 mod moves;
 
 use std::collections::BTreeMap;

@@ -24,6 +24,11 @@ pub struct Unsent {
 }
 
 impl Unsent {
+    /// The dedup records of entries that did not go to the journal.
+    pub(crate) fn dedup(&self) -> &[Remembered] {
+        &self.dedup
+    }
+
     /// Notes what one entry left: the newest state per entity is enough.
     pub(crate) fn note(
         &mut self,

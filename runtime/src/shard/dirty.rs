@@ -93,6 +93,24 @@ impl Dirty {
         self.settled
     }
 
+    /// The last entry that the journal holds here, committed or not.
+    pub fn last(&self) -> Position {
+        self.unsettled.back().map_or(self.settled, |journaled| journaled.last)
+    }
+
+    /// The newest bytes of an entity that the journal holds and no snapshot does, committed or not:
+    /// what an activation begins from. Its replies wait for what is not committed of it. Not what is
+    /// committed alone: the watermark may end within a journal commit, and a new primary's log may
+    /// end with entries of an earlier epoch.
+    pub fn newest(&self, entity: &EntityId) -> Option<&Row> {
+        let commits = self.unsettled.iter().rev();
+        let mut rows = commits.filter_map(|journaled| {
+            let mut rows = journaled.rows.iter();
+            rows.find(|(of, _)| of == entity).map(|(_, row)| row)
+        });
+        rows.next().or_else(|| self.rows.get(entity))
+    }
+
     /// Bytes of state held here.
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -195,6 +213,22 @@ mod tests {
         dirty.settle(Seq(1));
         assert_eq!(dirty.get(&entity("a")), Some(&row(1)));
         assert_eq!(dirty.bytes(), 10);
+    }
+
+    #[test]
+    fn an_activation_begins_from_the_newest_row_and_a_save_takes_committed_ones() {
+        let mut dirty = Dirty::default();
+        for (key, seq) in [("a", 1), ("a", 2), ("a", 3), ("b", 4)] {
+            commit(&mut dirty, key, seq);
+        }
+        dirty.settle(Seq(2));
+        assert_eq!((dirty.settled(), dirty.last()), (at(2), at(4)));
+        assert_eq!(dirty.newest(&entity("a")), Some(&row(3)));
+        assert_eq!(dirty.newest(&entity("b")), Some(&row(4)));
+        assert_eq!(dirty.begin_save().unwrap().rows, [(entity("a"), row(2))]);
+        dirty.settle(Seq(4));
+        assert_eq!(dirty.newest(&entity("a")), Some(&row(3)));
+        assert_eq!(dirty.newest(&entity("c")), None);
     }
 
     #[test]

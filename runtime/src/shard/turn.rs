@@ -102,7 +102,7 @@ impl Serving {
             return;
         }
         let kind = env.kinds.at(running.caller.kind);
-        if let Some(row) = self.dirty.get(&running.ask.entity) {
+        if let Some(row) = self.dirty.newest(&running.ask.entity) {
             kind.activated_journal.add(1);
             let base = row.bytes.clone();
             self.activated(env, slot, running, Some(base));

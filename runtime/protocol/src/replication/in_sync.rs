@@ -399,6 +399,12 @@ impl InSync {
         self.watermark
     }
 
+    /// A write waits for nobody else: what this copy holds durably is committed.
+    pub fn is_alone(&self) -> bool {
+        self.said.in_sync.len() >= usize::from(self.min_insync)
+            && self.required().all(|copy| copy.node == self.me)
+    }
+
     /// What a copy holds durably, as far as it has said.
     pub fn durable(&self, node: &NodeId, disk: DiskId) -> Option<Seq> {
         let mut copies = self.copies.iter();

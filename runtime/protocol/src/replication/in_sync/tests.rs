@@ -39,6 +39,7 @@ fn one_member_is_the_single_copy_case() {
     let mut one = primary(&[1], &[1], 1);
     holds(&mut one, 1, 5);
     assert_eq!(one.watermark(), Seq(5));
+    assert!(one.is_alone());
     assert!(one.has_lease(ms(0)) && one.is_confirmed_since(ms(9)), "there is nobody to ask");
 }
 
@@ -48,6 +49,7 @@ fn the_slowest_member_holds_the_watermark_and_late_acks_change_nothing() {
     holds(&mut three, 1, 9);
     holds(&mut three, 3, 8);
     assert_eq!(three.watermark(), Seq(0));
+    assert!(!three.is_alone());
     holds(&mut three, 2, 6);
     holds(&mut three, 2, 4);
     assert_eq!((three.watermark(), three.durable(&node(2), disk(2))), (Seq(6), Some(Seq(6))));
