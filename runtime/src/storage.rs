@@ -55,8 +55,8 @@ pub use journal::{Batch, Journal, JournalNews, News, Notify, Writer};
 pub use recovery::{DirtyRow, Recovered, RecoveredShard};
 use reserve::Reserve;
 pub use state::{
-    CheckpointBatch, CopyRows, DedupRow, Done, ImportBatch, OpenedShard, Scan, ScanCursor,
-    ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
+    CheckpointBatch, CopyRows, DedupKey, DedupPage, DedupRow, Done, ImportBatch, OpenedShard, Scan,
+    ScanCursor, ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
 };
 use stop::Stop;
 pub use tables::{Generation, JOURNAL_FILE, STATE_FILE};

@@ -14,10 +14,11 @@ use super::error::StorageError;
 use super::guarded;
 use super::queue::Queue;
 use super::state::{
-    OpenedShard, ReadJob, Scan, ScanCursor, ScanPage, ScanRow, StatePage, StateRow, StoredState,
+    DedupKey, DedupPage, DedupRow, OpenedShard, ReadJob, Scan, ScanCursor, ScanPage, ScanRow,
+    ShardMark, StatePage, StateRow, StoredState,
 };
 use super::stop::Stop;
-use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE};
+use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE, ShardMeta};
 
 /// Loads that share one transaction.
 const GROUP_MAX: usize = 64;
@@ -45,6 +46,9 @@ fn answer(view: Result<&View, StorageError>, job: ReadJob, stop: &Stop) {
         ReadJob::Export { shard, after, limit_bytes, done } => {
             done(read(view, stop, |view| view.export(shard, after.as_ref(), limit_bytes)));
         }
+        ReadJob::Dedup { shard, after, limit_bytes, done } => {
+            done(read(view, stop, |view| view.export_dedup(shard, after.as_ref(), limit_bytes)));
+        }
         ReadJob::Open { shard, done } => done(read(view, stop, |view| view.open_shard(shard))),
         ReadJob::Scan { scan, done } => done(read(view, stop, |view| view.scan(&scan))),
     }
@@ -58,10 +62,13 @@ fn read<T>(
     stop.heed(view.and_then(|view| guarded(STATE_FILE, || action(view))))
 }
 
+/// Entities, or dedup records.
+type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
 /// The tables at one moment.
 struct View {
-    entities: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    dedup: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    entities: Rows,
+    dedup: Rows,
     shards: ReadOnlyTable<u32, &'static [u8]>,
 }
 
@@ -75,24 +82,23 @@ impl View {
         })
     }
 
+    /// What is known of a shard; `None` when it was never saved.
+    fn meta(&self, shard: ShardId) -> Result<Option<ShardMeta>, StorageError> {
+        let Some(value) = self.shards.get(shard.0).map_err(on_read)? else { return Ok(None) };
+        tables::read_shard(shard, value.value()).map(Some)
+    }
+
     /// The live generation of a shard; `None` when it was dropped.
     fn generation(&self, shard: ShardId) -> Result<Option<Generation>, StorageError> {
-        let Some(value) = self.shards.get(shard.0).map_err(on_read)? else {
-            return Ok(Some(Generation::default()));
-        };
-        let meta = tables::read_shard(shard, value.value())?;
+        let meta = self.meta(shard)?.unwrap_or_default();
         Ok((!meta.dropped).then_some(meta.generation))
     }
 
     /// What the tables say of a shard beside its states.
     fn open_shard(&self, shard: ShardId) -> Result<OpenedShard, StorageError> {
-        let Some(value) = self.shards.get(shard.0).map_err(on_read)? else {
+        let Some(meta) = self.meta(shard)?.filter(|meta| !meta.dropped) else {
             return Ok(OpenedShard::default());
         };
-        let meta = tables::read_shard(shard, value.value())?;
-        if meta.dropped {
-            return Ok(OpenedShard::default());
-        }
         let prefix = tables::generation_prefix(shard, meta.generation);
         let end = tables::prefix_end(prefix.clone());
         let mut dedup = Vec::new();
@@ -121,26 +127,44 @@ impl View {
         after: Option<&EntityId>,
         limit_bytes: usize,
     ) -> Result<StatePage, StorageError> {
-        let mut page = StatePage { rows: Vec::new(), last: true };
-        let Some(generation) = self.generation(shard)? else { return Ok(page) };
+        let Some(generation) = self.generation(shard)? else {
+            return Ok(StatePage { rows: Vec::new(), last: true });
+        };
         let prefix = tables::generation_prefix(shard, generation);
-        let end = tables::prefix_end(prefix.clone());
-        let from = after.map(|entity| tables::entity_key(shard, generation, entity));
-        let from = from.as_deref().map_or(Bound::Included(&*prefix), Bound::Excluded);
-        let range = (from, Bound::Excluded(&*end));
-        let mut bytes = 0;
-        for row in self.entities.range::<&[u8]>(range).map_err(on_read)? {
-            if bytes >= limit_bytes.min(PAGE_BYTES_MAX) || page.rows.len() == PAGE_ROWS_MAX {
-                page.last = false;
-                break;
-            }
-            let (key, value) = row.map_err(on_read)?;
-            let (seq, state) = tables::read_entity(key.value(), value.value())?;
-            let entity = tables::read_entity_key(key.value())?;
-            bytes += key.value().len() + state.len();
-            page.rows.push(StateRow { shard, entity, seq, bytes: Bytes::copy_from_slice(state) });
+        let after = after.map(|entity| tables::entity_key(shard, generation, entity));
+        let read = |key: &[u8], value: &[u8]| {
+            let (seq, state) = tables::read_entity(key, value)?;
+            let entity = tables::read_entity_key(key)?;
+            Ok(StateRow { shard, entity, seq, bytes: Bytes::copy_from_slice(state) })
+        };
+        let (rows, last) = page(&self.entities, (&prefix, after), limit_bytes, read)?;
+        Ok(StatePage { rows, last })
+    }
+
+    fn export_dedup(
+        &self,
+        shard: ShardId,
+        after: Option<&DedupKey>,
+        limit_bytes: usize,
+    ) -> Result<DedupPage, StorageError> {
+        let meta = self.meta(shard)?;
+        let live = meta.unwrap_or_default();
+        if live.dropped {
+            return Ok(DedupPage { rows: Vec::new(), last: true, mark: None });
         }
-        Ok(page)
+        let prefix = tables::generation_prefix(shard, live.generation);
+        let after =
+            after.map(|(entity, key)| tables::dedup_key(shard, live.generation, entity, key));
+        let read = |key: &[u8], value: &[u8]| {
+            let (entity, log_time, record) = tables::read_dedup(key, value)?;
+            Ok(DedupRow { shard, entity, log_time, record })
+        };
+        let (rows, last) = page(&self.dedup, (&prefix, after), limit_bytes, read)?;
+        let mark = meta.map(|meta| {
+            let ShardMeta { applied, log_time, epoch, .. } = meta;
+            ShardMark { shard, applied, log_time, epoch }
+        });
+        Ok(DedupPage { rows, last, mark })
     }
 
     fn scan(&self, scan: &Scan) -> Result<ScanPage, StorageError> {
@@ -206,13 +230,32 @@ impl View {
     }
 }
 
+/// Reads the rows below a prefix that come after a key, until there are about so many bytes; says
+/// whether they are the last ones.
+fn page<R>(
+    table: &Rows,
+    (prefix, after): (&[u8], Option<Vec<u8>>),
+    limit_bytes: usize,
+    read: impl Fn(&[u8], &[u8]) -> Result<R, StorageError>,
+) -> Result<(Vec<R>, bool), StorageError> {
+    let end = tables::prefix_end(prefix.to_vec());
+    let from = after.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for row in table.range::<&[u8]>((from, Bound::Excluded(&*end))).map_err(on_read)? {
+        if bytes >= limit_bytes.min(PAGE_BYTES_MAX) || rows.len() == PAGE_ROWS_MAX {
+            return Ok((rows, false));
+        }
+        let (key, value) = row.map_err(on_read)?;
+        rows.push(read(key.value(), value.value())?);
+        bytes += key.value().len() + value.value().len();
+    }
+    Ok((rows, true))
+}
+
 /// Reads the rows beside a key that has none. A row whose key rotted is found under no name, but it
 /// lies where its name would be and fails its own checksum there: it must not pass for a row that
 /// never existed.
-pub(super) fn check_miss(
-    entities: &ReadOnlyTable<&'static [u8], &'static [u8]>,
-    key: &[u8],
-) -> Result<(), StorageError> {
+pub(super) fn check_miss(entities: &Rows, key: &[u8]) -> Result<(), StorageError> {
     let before = entities.range::<&[u8]>(..key).map_err(on_read)?.next_back();
     let after = entities.range::<&[u8]>(key..).map_err(on_read)?.next();
     for row in before.into_iter().chain(after) {

@@ -70,6 +70,9 @@ pub struct DedupRow {
     pub record: DedupRecord,
 }
 
+/// What a dedup record is known by, within its shard.
+pub type DedupKey = (EntityId, IdempotencyKey);
+
 /// How far a shard's entries are in the tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardMark {
@@ -146,6 +149,19 @@ pub struct StatePage {
     pub last: bool,
 }
 
+/// A page of a shard's dedup records, in key order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DedupPage {
+    /// The records.
+    pub rows: Vec<DedupRow>,
+    /// Nothing comes after them.
+    pub last: bool,
+    /// How far the shard's entries were in the tables when the page was read; `None` when nothing
+    /// was stored of it. A shard that was dropped begins at 0 again, and comes back in a later
+    /// epoch: so whoever reads page after page sees that the shard was not replaced meanwhile.
+    pub mark: Option<ShardMark>,
+}
+
 /// Where a scan goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanCursor {
@@ -181,6 +197,7 @@ pub struct ScanPage {
 pub(super) enum ReadJob {
     Load { shard: ShardId, entity: EntityId, done: Done<Option<StoredState>> },
     Export { shard: ShardId, after: Option<EntityId>, limit_bytes: usize, done: Done<StatePage> },
+    Dedup { shard: ShardId, after: Option<DedupKey>, limit_bytes: usize, done: Done<DedupPage> },
     Open { shard: ShardId, done: Done<OpenedShard> },
     Scan { scan: Scan, done: Done<ScanPage> },
 }
@@ -224,6 +241,7 @@ impl ReadJob {
         match self {
             Self::Load { done, .. } => done(Err(error)),
             Self::Export { done, .. } => done(Err(error)),
+            Self::Dedup { done, .. } => done(Err(error)),
             Self::Open { done, .. } => done(Err(error)),
             Self::Scan { done, .. } => done(Err(error)),
         }
@@ -277,6 +295,18 @@ impl State {
         done: Done<StatePage>,
     ) {
         self.read(ReadJob::Export { shard, after, limit_bytes, done });
+    }
+
+    /// Reads a page of a shard's dedup records that come after one, up to about `limit_bytes`; for
+    /// the rest as [`State::export`] does.
+    pub fn export_dedup(
+        &self,
+        shard: ShardId,
+        after: Option<DedupKey>,
+        limit_bytes: usize,
+        done: Done<DedupPage>,
+    ) {
+        self.read(ReadJob::Dedup { shard, after, limit_bytes, done });
     }
 
     /// Stores a part of a copy beside the live state. Nobody sees it before

@@ -276,6 +276,46 @@ fn exports_and_scans_page_through_everything_once() {
     assert_eq!(none, ScanPage::default());
 }
 
+#[test]
+fn dedup_records_are_exported_page_by_page_with_the_mark_of_that_moment() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let state = running.storage.state();
+    let page = |after| wait(|done| state.export_dedup(ShardId(1), after, 1, done)).unwrap();
+    let nothing = DedupPage { rows: Vec::new(), last: true, mark: None };
+    assert_eq!(page(None), nothing);
+    let names: Vec<_> = (0..20).map(|n| format!("k{n:02}")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let batch = CheckpointBatch {
+        dedup: dedup_rows(&names),
+        shards: vec![mark(1, 20)],
+        ..Default::default()
+    };
+    wait(|done| state.checkpoint(batch, done)).unwrap();
+
+    let mut exported: Vec<DedupRow> = Vec::new();
+    let whole = loop {
+        let after = exported.last().map(|row| (row.entity.clone(), row.record.key.clone()));
+        let page = page(after);
+        exported.extend(page.rows);
+        if page.last {
+            break page.mark;
+        }
+    };
+    assert_eq!(exported, dedup_rows(&names));
+    assert_eq!(whole, Some(mark(1, 20)));
+
+    wait(|done| state.drop_shard(ShardId(1), done)).unwrap();
+    assert_eq!(page(None), nothing, "nothing is stored any more");
+    let back = vec![row(1, "a", 1, "anew")];
+    running.checkpoint(back, &[]).unwrap();
+    assert_eq!(
+        page(None).mark.map(|mark| mark.applied),
+        Some(Position::default()),
+        "it begins anew"
+    );
+}
+
 /// After one failed operation the database refuses all others; the node went on for ever without.
 #[test]
 fn a_state_that_cannot_be_written_stops_the_node() {
