@@ -17,7 +17,7 @@ use mainstay_protocol::control::{Claim, ClusterState, Command, Expect, ProposeRe
 use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::Caller;
 use mainstay_protocol::shard::handoff;
-use mainstay_protocol::snapshot::{Body, Message, Row};
+use mainstay_protocol::snapshot::{Body, Head, Message, Reason};
 use mainstay_protocol::time::Instant;
 use metrics::{counter, histogram};
 use tokio::sync::oneshot;
@@ -26,20 +26,12 @@ use crate::chain::chain;
 use crate::clock;
 use crate::control::ControlHandle;
 use crate::lane::{Arriving, Input, LaneInbox, lane_of};
-use crate::shard::dirty::Remembered;
+use crate::replication::copying::pages::{self, Outgoing, Way};
 use crate::shard::handoff::Departure;
-use crate::storage::{
-    CopyRows, DedupRow, Done, Generation, ImportBatch, ShardMark, State, StatePage, StateRow,
-    StorageError,
-};
+use crate::storage::{Generation, State};
 use crate::transport;
 use crate::transport::handshake::Identity;
-use crate::transport::snapshots::SnapshotLink;
 
-/// Bytes of states, or of dedup records, per message; the last one may go beyond.
-const PAGE_BYTES: usize = 1 << 20;
-/// How long a message of a copy may take.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait before a copy that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// How long copies may fail before an operator is told, and before the move is given up.
@@ -52,27 +44,17 @@ pub enum CopyError {
     /// The target is not in the map, or has another disk.
     #[error("the target is no member with that disk any more")]
     NoTarget,
-    /// The target was not reached.
-    #[error("the target was not reached")]
-    Dial(#[from] transport::handshake::DialError),
-    /// A message was not answered, or refused.
-    #[error("the target did not take a message")]
-    Send(#[from] transport::snapshots::SendError),
-    /// The own tables could not be read.
-    #[error("the tables could not be read")]
-    Storage(#[from] StorageError),
-    /// A message could not be encoded.
-    #[error("a page cannot be encoded")]
-    Encode(#[from] rmp_serde::encode::Error),
+    /// It broke off.
+    #[error("the copy broke off")]
+    Copy(#[from] pages::CopyError),
 }
 
 impl CopyError {
     /// Whether every other try will end like this one: what fails is here, not on the way.
     const fn is_hopeless(&self) -> bool {
         match self {
-            Self::Storage(error) => !matches!(error, StorageError::Busy { .. }),
-            Self::Encode(_) => true,
-            Self::NoTarget | Self::Dial(_) | Self::Send(_) => false,
+            Self::NoTarget => false,
+            Self::Copy(error) => error.is_hopeless(),
         }
     }
 }
@@ -222,45 +204,18 @@ impl Mover {
         let target = map.members.get(&to).filter(|member| member.disk == departure.to.disk);
         let target = target.ok_or(CopyError::NoTarget)?;
         let claim = Claim { node: to.clone(), disk: target.disk, boot: target.boot };
-        let (identity, addr) = (&self.0.identity, &target.peer_addr);
-        let mut link =
-            SnapshotLink::connect(identity, &self.0.config, addr, to, MESSAGE_TIMEOUT).await?;
-        let (shard, epoch, plan) = (departure.shard, departure.epoch, departure.to.plan);
-        let copy = clock::wall().0;
-        let mut send = async |body| -> Result<(), CopyError> {
-            let message = rmp_serde::to_vec(&Message { shard, copy, epoch, plan, body })?;
-            link.send(Bytes::from(message)).await?;
-            Ok(())
-        };
-        send(Body::Begin).await?;
-        let mut rows = 0;
-        let mut after = None;
-        loop {
-            let page = self.page(shard, after).await?;
-            let last = page.rows.last().map(|row| row.entity.clone());
-            rows += page.rows.len() as u64;
-            let (whole, sent) = (page.last, page.rows.into_iter().map(wire).collect());
-            send(Body::Rows(sent)).await?;
-            if whole || last.is_none() {
-                break;
-            }
-            after = last;
+        let (shard, epoch) = (departure.shard, departure.epoch);
+        let reason = Reason::Move { plan: departure.to.plan };
+        let head = Head { shard, copy: clock::wall().0, epoch, reason };
+        let Parts { identity, config, state, .. } = &*self.0;
+        let way = Way { identity, config, addr: &target.peer_addr, to: &to };
+        let mut copy = Outgoing::begin(way, head).await?;
+        copy.states(state).await?;
+        for records in pages::pages(&departure.dedup) {
+            copy.records(records.to_vec()).await?;
         }
-        for records in pages(&departure.dedup) {
-            send(Body::Dedup(records.to_vec())).await?;
-        }
-        let (last, log_time) = (departure.last, departure.log_time);
-        let dedup = departure.dedup.len() as u64;
-        send(Body::Finish { last, log_time, rows, dedup }).await?;
+        copy.finish(departure.last, departure.log_time).await?;
         Ok(claim)
-    }
-
-    async fn page(
-        &self,
-        shard: ShardId,
-        after: Option<mainstay_protocol::id::EntityId>,
-    ) -> Result<StatePage, StorageError> {
-        answered(|done| self.0.state.export(shard, after, PAGE_BYTES, done)).await
     }
 
     async fn complete(&self, departure: &Departure, to: Claim) -> Result<(), ProposeRefused> {
@@ -274,51 +229,33 @@ impl Mover {
     /// # Errors
     /// Why it was not taken, for the source's eyes.
     pub async fn receive(self, from: Caller, message: Bytes) -> Result<Bytes, String> {
-        let Caller::Node { node: from, .. } = from else {
-            return Err("only a member may copy a shard".to_owned());
-        };
-        let message: Message =
-            rmp_serde::from_slice(&message).map_err(|error| error.to_string())?;
+        let (from, message) = pages::read(from, &message).map_err(|error| chain(&error))?;
+        self.take(from, message).await
+    }
+
+    /// The same, once it was read.
+    ///
+    /// # Errors
+    /// Why it was not taken, for the source's eyes.
+    pub async fn take(self, from: NodeId, message: Message) -> Result<Bytes, String> {
+        let Message { head, body } = message;
         let map = self.0.control.current();
-        if !self.expects(&map, &from, &message) {
+        if !self.expects(&map, &from, &head) {
             return Err("the map does not plan this move".to_owned());
         }
-        if message.body == Body::Begin && !self.0.lanes.let_go(message.shard, map).await {
+        if body == Body::Begin && !self.0.lanes.let_go(head.shard, map).await {
             return Err("what was here of the shard is not let go yet".to_owned());
         }
-        self.store(message).await.map_err(|error| error.to_string())?;
+        let stored = pages::store(&self.0.state, &head, Generation(head.copy), body);
+        stored.answer().await.map_err(|error| error.to_string())?;
         Ok(Bytes::new())
     }
 
-    /// Whether this node's map has the very plan that the message carries out.
-    fn expects(&self, map: &ClusterState, from: &NodeId, message: &Message) -> bool {
-        let Some(config) = map.shards.get(message.shard.0 as usize) else { return false };
+    /// Whether this node's map has the very plan that the copy carries out.
+    fn expects(&self, map: &ClusterState, from: &NodeId, copy: &Head) -> bool {
+        let Some(config) = map.shards.get(copy.shard.0 as usize) else { return false };
         let Caller::Node { node: me, .. } = self.0.identity.caller() else { return false };
-        handoff::is_expected(config, me, from, message)
-    }
-
-    async fn store(&self, message: Message) -> Result<(), StorageError> {
-        let Message { shard, copy, epoch, body, .. } = message;
-        let state = &self.0.state;
-        let generation = Generation(copy);
-        let mut batch = ImportBatch { shard, generation, ..ImportBatch::default() };
-        match body {
-            Body::Begin => batch.begin = true,
-            Body::Rows(rows) => {
-                batch.rows = rows.into_iter().map(|row| stored(shard, row)).collect();
-            }
-            Body::Dedup(records) => {
-                let row = |(entity, log_time, record)| DedupRow { shard, entity, log_time, record };
-                batch.dedup = records.into_iter().map(row).collect();
-            }
-            Body::Finish { last, log_time, rows, dedup } => {
-                let mark = ShardMark { shard, applied: last, log_time, epoch };
-                let rows = CopyRows { states: rows, dedup };
-                return answered(|done| state.activate_generation(mark, generation, rows, done))
-                    .await;
-            }
-        }
-        answered(|done| state.import(batch, done)).await
+        handoff::is_expected(config, me, from, copy)
     }
 }
 
@@ -328,35 +265,4 @@ fn tell(departure: &Departure, proposed: &Result<(), ProposeRefused>) -> bool {
         tracing::debug!(shard = %departure.shard, %error, "a move waits");
     }
     proposed.is_ok()
-}
-
-/// Cuts records into messages by their bytes.
-fn pages(records: &[Remembered]) -> impl Iterator<Item = &[Remembered]> {
-    let mut bytes = 0;
-    records.chunk_by(move |before, _| {
-        bytes += before.0.key.as_str().len() + before.2.bytes();
-        let same = bytes < PAGE_BYTES;
-        if !same {
-            bytes = 0;
-        }
-        same
-    })
-}
-
-fn wire(row: StateRow) -> Row {
-    Row { entity: row.entity, seq: row.seq, bytes: row.bytes }
-}
-
-fn stored(shard: ShardId, row: Row) -> StateRow {
-    StateRow { shard, entity: row.entity, seq: row.seq, bytes: row.bytes }
-}
-
-/// Turns a storage callback into something to await.
-///
-/// # Errors
-/// What storage answers; closed, when it never does.
-pub async fn answered<T: Send + 'static>(ask: impl FnOnce(Done<T>)) -> Result<T, StorageError> {
-    let (done, answer) = oneshot::channel();
-    ask(Box::new(move |result| drop(done.send(result))));
-    answer.await.unwrap_or(Err(StorageError::Closed))
 }

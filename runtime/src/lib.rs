@@ -16,6 +16,8 @@ pub mod entity;
 // -- 2 --
 pub mod storage;
 pub mod transport;
+// -- 3 --
+pub mod replication;
 // -- 4 --
 pub mod shard;
 pub mod lane;

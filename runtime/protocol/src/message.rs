@@ -13,7 +13,7 @@
 //! | 12 | [`Cancel`] | caller to owner: nobody waits for this request any more |
 //! | 20 | [`ControlRequest`] | either way on a control connection |
 //! | 21 | [`ControlReply`] | its answer |
-//! | 30 | snapshot chunks | see `shard::handoff` |
+//! | 30, 31 | shard states, and their answers | see `snapshot` |
 //! | 40 | appends | primary's node to a standby's; no MessagePack, see `replication::wire` |
 //! | 41 | answers | the way back |
 

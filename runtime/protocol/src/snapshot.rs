@@ -1,14 +1,18 @@
-//! A shard's state on the move: what the source of a handoff sends, and what the target answers.
+//! A shard's states on their way to another node: what the sender says, and what is done about it.
 //!
 //! ```text
-//!   source                                     target
-//!   Begin(shard, copy)      ----------------> its lane lets go of the shard; what an earlier
+//!   sender                                     receiver
+//!   Begin(shard, copy)      ----------------> what is here of the shard is let go; what an earlier
 //!                                             try left is forgotten
 //!   Rows, Rows, .. in key order -------------> stored beside, seen by nobody
 //!   Dedup, Dedup, .. ------------------------> the same
-//!   Finish(stands at seq, so many rows) -----> all there? then this copy is the live one
+//!   Finish(complete up to seq, so many rows) > all there? then this copy is the live one
 //! ```
 //! One message is outstanding at a time. A copy that was not finished counts for nothing.
+//!
+//! A shard that moves stands still meanwhile. One that is copied to a standby serves on: each row
+//! says which entry made it, some are newer than the base of the copy, and the standby gets every
+//! entry after the base and skips what a row holds already.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -18,19 +22,44 @@ use crate::id::{EntityId, Epoch, Seq, ShardId};
 use crate::replication::Position;
 use crate::time::LogTime;
 
+/// A record that makes a command take effect once, with its entity and the log time of its entry.
+pub type Remembered = (EntityId, LogTime, DedupRecord);
+
 /// One message of a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
-    /// The shard.
-    pub shard: ShardId,
-    /// Names this copy; another try is another copy.
-    pub copy: u64,
-    /// The epoch in which the source stopped.
-    pub epoch: Epoch,
-    /// The plan that the source carries out.
-    pub plan: u64,
+    /// Which copy it is a part of.
+    pub head: Head,
     /// What it says.
     pub body: Body,
+}
+
+/// What all messages of a copy have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// The shard.
+    pub shard: ShardId,
+    /// Names this copy; another try is another copy, and has a greater number.
+    pub copy: u64,
+    /// The sender's epoch.
+    pub epoch: Epoch,
+    /// What the copy is made for.
+    pub reason: Reason,
+}
+
+/// What a copy is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// The shard moves; it stands still.
+    Move {
+        /// The plan that the sender carries out.
+        plan: u64,
+    },
+    /// A standby is too far behind for entries; the shard serves on.
+    Standby {
+        /// Everything up to here is in the copy; entries after it follow otherwise.
+        base: Position,
+    },
 }
 
 /// What a message of a copy says.
@@ -41,10 +70,10 @@ pub enum Body {
     /// Some states, in key order.
     Rows(Vec<Row>),
     /// Some records that make commands take effect once.
-    Dedup(Vec<(EntityId, LogTime, DedupRecord)>),
+    Dedup(Vec<Remembered>),
     /// That was all.
     Finish {
-        /// The last entry that the copy includes, and who wrote it.
+        /// Everything up to this entry is in the copy, and who wrote it.
         last: Position,
         /// The log time there.
         log_time: LogTime,

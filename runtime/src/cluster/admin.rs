@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use super::start::LANE_PATIENCE;
 use super::{Cluster, Phase, peers};
 use crate::entity::host;
-use crate::handoff::answered;
 use crate::lane::inspect::{EntityView, Inspect, LaneView, ListedEntity, Listing};
 use crate::lane::{Input, lane_of};
+use crate::replication::copying::pages::answered;
 use crate::router::locality::LocalityRow;
 use crate::storage::{Scan, ScanCursor, ScanRow, StorageError};
 

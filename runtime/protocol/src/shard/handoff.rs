@@ -13,7 +13,7 @@
 
 use crate::control::{Claim, Handoff, ShardConfig};
 use crate::id::{Epoch, NodeId};
-use crate::snapshot::Message;
+use crate::snapshot::{Head, Reason};
 
 /// How far a shard is on its way out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,11 +117,12 @@ pub fn is_arriving(config: &ShardConfig, me: &NodeId) -> bool {
     planned && !config.in_sync.contains_key(me)
 }
 
-/// Whether a message belongs to the move that the map plans now, from its primary to this node.
-pub fn is_expected(config: &ShardConfig, me: &NodeId, from: &NodeId, message: &Message) -> bool {
+/// Whether a copy belongs to the move that the map plans now, from its primary to this node.
+pub fn is_expected(config: &ShardConfig, me: &NodeId, from: &NodeId, copy: &Head) -> bool {
     let primary = config.primary.as_ref().is_some_and(|claim| claim.node == *from);
-    let plan = config.handoff.as_ref().is_some_and(|plan| plan.plan == message.plan);
-    primary && plan && is_arriving(config, me) && config.epoch == message.epoch
+    let moves = |number| copy.reason == Reason::Move { plan: number };
+    let plan = config.handoff.as_ref().is_some_and(|plan| moves(plan.plan));
+    primary && plan && is_arriving(config, me) && config.epoch == copy.epoch
 }
 
 #[cfg(test)]
