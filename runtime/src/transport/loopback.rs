@@ -28,7 +28,7 @@ use super::listener::{House, Listener, Recipients};
 use super::replication as feeds;
 use super::reply::{Envelope, ReplyHandle};
 use super::requests::{self, Accepted, Closed, Inbound};
-use super::snapshots::{self, SendError, SnapshotLink};
+use super::snapshots::{self, SendError, SnapshotHandler, SnapshotLink};
 use crate::clock;
 
 mod failures;
@@ -73,6 +73,7 @@ pub(crate) struct Plan {
     pub(crate) config: Config,
     pub(crate) intake: Intake,
     pub(crate) control: ControlHandler,
+    pub(crate) snapshots: SnapshotHandler,
     pub(crate) appended: mpsc::Sender<feeds::Appended>,
 }
 
@@ -84,6 +85,9 @@ impl Default for Plan {
             config: Config::default(),
             intake: Intake::new(10_000, 1 << 30),
             control: Arc::new(|caller, body| Box::pin(answer_control(caller, body))),
+            snapshots: Arc::new(|_, message| {
+                Box::pin(std::future::ready(answer_snapshot(&message)))
+            }),
             appended: mpsc::channel(1).0,
         }
     }
@@ -121,11 +125,8 @@ impl Node {
                     }
                 });
             }),
-            snapshots: Arc::new(|accepted| {
-                tokio::spawn(snapshots::serve(
-                    accepted,
-                    Arc::new(|_, message| Box::pin(std::future::ready(answer_snapshot(&message)))),
-                ));
+            snapshots: Arc::new(move |accepted| {
+                tokio::spawn(snapshots::serve(accepted, Arc::clone(&plan.snapshots)));
             }),
             replication: Arc::new(move |accepted| {
                 let (dies, inbox) = (dies.clone(), plan.appended.clone());
