@@ -50,6 +50,8 @@ use story::{Story, table};
 const NODES: usize = 3;
 /// Shards of the demo.
 const SHARDS: u32 = 64;
+/// Copies of each beside the primary: every node has every shard.
+const STANDBYS: usize = NODES - 1;
 /// How long calls under way may take to reach a definite outcome after the load.
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 /// Starts, for the case that a free port is taken by somebody else before a node listens on it.
@@ -141,6 +143,7 @@ impl Demo<'_> {
         let mut plan = Plan::new(program, NODES);
         plan.shards = SHARDS;
         plan.folder = "mainstay-demo-";
+        let plan = plan.set("cluster.standbys", STANDBYS);
         let mut tries = 1;
         let cluster = loop {
             match Cluster::start(&plan).await {
@@ -158,7 +161,7 @@ impl Demo<'_> {
         let names: Vec<&str> = cluster.nodes.iter().map(Node::name).collect();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let text = format!(
-            "{} ready; {SHARDS} shards, one copy each; {cores} cores for all; seed {seed}",
+            "{} ready; {SHARDS} shards, {NODES} copies each; {cores} cores for all; seed {seed}",
             names.join(", ")
         );
         let data = json!({ "nodes": names, "shards": SHARDS, "cores": cores });

@@ -11,6 +11,7 @@
 //! User code shares no thread with what other nodes wait for.
 
 mod admin;
+mod doors;
 mod peers;
 mod phase;
 mod start;
@@ -36,6 +37,7 @@ use crate::entity::{Entity, Registry};
 use crate::events::EventLog;
 use crate::ingress::{Door, DoorPort, Permit};
 use crate::lane::{LaneActor, LaneInbox, StopLane};
+use crate::replication::Replication;
 use crate::router::Router;
 use crate::storage::{Journal, State, Storage};
 
@@ -86,6 +88,7 @@ struct Lane {
 #[derive(Debug)]
 struct Ending {
     storage: Arc<Storage>,
+    replication: Replication,
     ingress: Ingress,
     control: tokio::runtime::Handle,
     system: actix::System,
@@ -251,6 +254,7 @@ impl Cluster {
         let ending = self.0.ending.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(ending) = ending else { return };
         let plane = Arc::clone(&self.0.plane);
+        drop(tokio::time::timeout(Duration::from_secs(2), ending.replication.stop()).await);
         let closed = ending.control.spawn(async move { plane.shutdown().await });
         drop(tokio::time::timeout(Duration::from_secs(2), closed).await);
         // Joining threads blocks.
@@ -273,7 +277,8 @@ impl Cluster {
 
 impl Ending {
     fn end(self) {
-        let Self { storage, ingress, system, system_thread, control: _ } = self;
+        let Self { storage, replication, ingress, system, system_thread, control: _ } = self;
+        drop(replication);
         drop(ingress);
         system.stop();
         if system_thread.join().is_err() {

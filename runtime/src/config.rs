@@ -56,7 +56,7 @@ pub struct ClusterOptions {
     pub expect: u32,
     /// Shards of a new cluster. Fixed at creation.
     pub shards: u32,
-    /// Copies beside the primary in a new cluster. Not built yet: must be 0.
+    /// Copies beside the primary in a new cluster. Fixed at creation.
     pub standbys: u8,
     /// Members that vote in consensus: 1, 3 or 5.
     pub voters: u8,

@@ -204,6 +204,9 @@ impl Mover {
         let target = map.members.get(&to).filter(|member| member.disk == departure.to.disk);
         let target = target.ok_or(CopyError::NoTarget)?;
         let claim = Claim { node: to.clone(), disk: target.disk, boot: target.boot };
+        if map.standbys > 0 {
+            return Ok(claim); // it holds all: it is in sync, and the source stands still
+        }
         let (shard, epoch) = (departure.shard, departure.epoch);
         let reason = Reason::Move { plan: departure.to.plan };
         let head = Head { shard, copy: clock::wall().0, epoch, reason };

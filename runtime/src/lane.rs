@@ -14,6 +14,7 @@
 pub mod core;
 mod drops;
 pub mod env;
+mod fed;
 pub mod inbox;
 pub mod inspect;
 pub mod kinds;
@@ -38,6 +39,7 @@ use tokio::sync::oneshot;
 
 use crate::clock;
 use crate::shard::commit::Saved;
+use crate::shard::copies::{Heard, Promoted};
 use crate::shard::turn::Loaded;
 use crate::shard::turn::away::TurnBack;
 use crate::storage::JournalNews;
@@ -73,6 +75,10 @@ pub enum Input {
     MoverGaveUp(ShardId, Handoff),
     /// A copy of a shard arrives, as this map plans it: let go of what is here of it.
     Arriving(Box<Arriving>),
+    /// A standby was promoted: the lane serves its shard.
+    Promoted(Box<Promoted>),
+    /// Other copies of this lane's shards said something.
+    Heard(Vec<Heard>),
     /// The map changed.
     Map(NewestMap),
     /// The journal has room again: the push has woken the lane, and it runs what is ready.

@@ -16,8 +16,6 @@ pub mod entity;
 // -- 2 --
 pub mod storage;
 pub mod transport;
-// -- 3 --
-pub mod replication;
 // -- 4 --
 pub mod shard;
 pub mod lane;
@@ -25,6 +23,7 @@ pub mod lane;
 pub mod membership;
 pub mod control;
 // -- 7 --
+pub mod replication;
 pub mod handoff;
 pub mod router;
 // -- 8 --

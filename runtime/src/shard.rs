@@ -14,6 +14,7 @@ pub mod activation;
 pub mod admission;
 pub mod caller;
 pub mod commit;
+pub mod copies;
 pub mod dirty;
 pub mod handoff;
 pub mod port;
@@ -37,6 +38,7 @@ use crate::lane::env::Env;
 use crate::storage::{self, OpenedShard, RecoveredShard, StorageError};
 use activation::Activation;
 use caller::Caller;
+use copies::Promoted;
 use dirty::{Dirty, Remembered, Row};
 use port::GateOpener;
 
@@ -103,6 +105,8 @@ pub struct Opened {
 pub struct ShardHost {
     /// The shard.
     pub shard: ShardId,
+    /// It has other copies: when it is not served any more, those who follow it take it back.
+    fed: bool,
     stage: Stage,
 }
 
@@ -140,6 +144,8 @@ pub struct Serving {
     pub(crate) unsent: commit::Unsent,
     pub(crate) handoff: Departing,
     pub(crate) pause: Option<handoff::Pause>,
+    /// Set when the shard has other copies.
+    pub(crate) feeding: Option<copies::Feeding>,
     /// Batches with entries of this shard that the journal has not answered.
     pub(crate) in_flight: u32,
     residents: Vec<Option<Resident>>,
@@ -160,12 +166,12 @@ pub(crate) struct Resident {
 impl ShardHost {
     /// A shard with what recovery found of it.
     pub fn recovered(shard: ShardId, records: Records) -> Self {
-        Self { shard, stage: Stage::Waiting(Box::new(records)) }
+        Self { shard, fed: false, stage: Stage::Waiting(Box::new(records)) }
     }
 
     /// A shard that moved here: its records have to be read first.
     pub const fn opening(shard: ShardId, epoch: Epoch) -> Self {
-        Self { shard, stage: Stage::Opening(epoch) }
+        Self { shard, fed: false, stage: Stage::Opening(epoch) }
     }
 
     /// The primary, when this node is it.
@@ -228,8 +234,32 @@ impl ShardHost {
             log_time: records.log_time,
             dedup: records.dedup,
         };
-        let serving = Serving::new(env, post, recovered, records.dirty);
+        let serving = Serving::new(env, post, recovered, records.dirty, None);
         self.stage = Stage::Serving(Box::new(serving));
+    }
+
+    /// A shard whose standby here was promoted: it serves at once.
+    pub fn promoted(env: &Env, promoted: Promoted, copies: Copies, min_insync: u8) -> Self {
+        let Promoted { shard, epoch, serve_from, records, .. } = promoted;
+        let (me, timing) = (env.me.node.clone(), Timing::default());
+        let post = Post { shard, epoch, me, copies, min_insync, timing, serve_from };
+        let Records { log_time, dedup, dirty, .. } = records;
+        env.dirty_changed(0, dirty.bytes());
+        let recovered = rules::Recovered { last: dirty.last().seq, log_time, dedup };
+        let feeding = Some(copies::Feeding::default());
+        let serving = Serving::new(env, post, recovered, dirty, feeding);
+        Self { shard, fed: true, stage: Stage::Serving(Box::new(serving)) }
+    }
+
+    /// What is here of a shard that does not serve, and whether those who follow it want it.
+    ///
+    /// # Errors
+    /// The host, while something of it is under way.
+    pub fn into_records(self) -> Result<(Records, bool), Self> {
+        match self.stage {
+            Stage::Waiting(records) => Ok((*records, self.fed)),
+            Stage::Opening(_) | Stage::Serving(_) | Stage::Closing(_) => Err(self),
+        }
     }
 
     /// The map took the shard away, or gave it to this node anew: nobody is served any more.
@@ -248,9 +278,12 @@ impl ShardHost {
         self.close_if_answered(env);
     }
 
-    fn close_if_answered(&mut self, env: &Env) {
+    /// Nothing of it is under way any more: neither a batch, nor, when others take it over, a save.
+    pub(crate) fn close_if_answered(&mut self, env: &Env) {
+        let fed = self.fed;
         if let Stage::Closing(closing) = &mut self.stage
             && closing.in_flight == 0
+            && !(fed && closing.records.dirty.is_saving())
         {
             let mut records = std::mem::take(&mut closing.records);
             let before = records.dirty.bytes();
@@ -304,7 +337,13 @@ pub(crate) fn unknown() -> Failure {
 }
 
 impl Serving {
-    fn new(env: &Env, post: Post, recovered: rules::Recovered, dirty: Dirty) -> Self {
+    fn new(
+        env: &Env,
+        post: Post,
+        recovered: rules::Recovered,
+        dirty: Dirty,
+        feeding: Option<copies::Feeding>,
+    ) -> Self {
         let (shard, epoch, last) = (post.shard, post.epoch, recovered.last);
         let config = env.shard_limits();
         Self {
@@ -317,6 +356,7 @@ impl Serving {
             unsent: commit::Unsent::default(),
             handoff: Departing::No,
             pause: None,
+            feeding,
             in_flight: 0,
             residents: Vec::new(),
             listed: false,

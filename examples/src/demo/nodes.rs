@@ -59,6 +59,12 @@ pub async fn shards(client: &reqwest::Client, at: SocketAddr) -> Option<u64> {
     status["node"]["shards"].as_u64()
 }
 
+/// The shards without a live primary, by the map of the node at this admin address.
+pub async fn unavailable(client: &reqwest::Client, at: SocketAddr) -> Option<u64> {
+    let status: Value = serde_json::from_str(&text(client, at, "/admin/v1/status").await?).ok()?;
+    status["cluster"]["shards_unavailable"].as_u64()
+}
+
 async fn page(client: &reqwest::Client, at: SocketAddr) -> Option<BTreeMap<String, f64>> {
     Some(series(&text(client, at, "/metrics").await?))
 }

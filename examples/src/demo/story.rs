@@ -3,12 +3,14 @@
 //! ```text
 //!   0 %          20 %             36 %                   60 %                  100 %
 //!   load begins  kill -9 a node   it starts again        another is drained    load ends
-//!                its shards wait  and serves its shards  and leaves in order
+//!                others take over and catches up         and leaves in order
 //! ```
 //!
-//! Each shard has one copy: while its node is down nobody serves it, its callers wait and repeat,
-//! and nothing that was acknowledged may be missing afterwards.
+//! Each shard has a copy on every node, and a write is acknowledged once two have it on disk. When a
+//! node dies, a copy that has everything takes each of its shards over; nothing that was acknowledged
+//! may be missing afterwards.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -16,12 +18,15 @@ use mainstay_cluster_tests::processes::Cluster;
 use serde_json::json;
 
 use super::meter::Meter;
-use super::nodes::{Watch, shards};
+use super::nodes::{Watch, shards, unavailable};
 use super::options::Options;
 use super::output::{Mood, Output, Row};
 
 /// How long a drain may take.
 const DRAIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the others may take to take a killed node's shards over, before the demo goes on.
+const FAILOVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Tells the story; every part of it takes what it needs.
 #[derive(Debug)]
@@ -67,14 +72,25 @@ impl Story<'_> {
         let (name, pid) = (node.name().to_owned(), node.pid().unwrap_or_default());
         let held = shards(&client, admin).await.unwrap_or_default();
         node.kill();
+        let killed = Instant::now();
         self.incident(
             "kill",
             Mood::Bad,
-            &format!(
-                "x kill -9 {name} (pid {pid}), primary of {held} shards: their only copy is on its \
-                 disk, so their callers wait until it is back"
-            ),
+            &format!("x kill -9 {name} (pid {pid}), primary of {held} shards"),
             json!({ "node": name, "pid": pid, "shards": held }),
+        );
+        let survivor = self.cluster.nodes[(self.victim + 1) % self.cluster.nodes.len()].addresses();
+        let Some(noticed) = unserved(&client, survivor.admin, true, killed).await else { return };
+        let Some(taken) = unserved(&client, survivor.admin, false, killed).await else { return };
+        self.incident(
+            "failover",
+            Mood::Good,
+            &format!(
+                "+ {name} found dead after {} ms; after {} ms copies have taken all its shards over",
+                noticed.as_millis(),
+                taken.as_millis()
+            ),
+            json!({ "noticed_ms": noticed.as_millis(), "taken_over_ms": taken.as_millis() }),
         );
     }
 
@@ -127,6 +143,23 @@ impl Story<'_> {
         let seconds = self.began.elapsed().as_secs_f64();
         self.output.incident(event, mood, &format!("{seconds:>6.1} s  {text}"), data);
     }
+}
+
+/// How long after `since` a node says that shards have no live primary, or none that has not; `None`
+/// when it does not say so in time.
+async fn unserved(
+    client: &reqwest::Client,
+    admin: SocketAddr,
+    some: bool,
+    since: Instant,
+) -> Option<Duration> {
+    while since.elapsed() < FAILOVER_WITHIN {
+        if unavailable(client, admin).await.is_some_and(|count| (count > 0) == some) {
+            return Some(since.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    None
 }
 
 /// Prints the table until it is dropped: a line that stays every `line_every`, and on a terminal

@@ -38,12 +38,6 @@ impl Field {
         match value.show() {
             Raw::Number(number) if !(least..=greatest).contains(&number) => {
                 value.read(&before)?;
-                if least == greatest {
-                    let name = self.key();
-                    return Err(format!(
-                        "{name} are not built yet; must be {least}, found {number}"
-                    ));
-                }
                 Err(format!("expected an integer of {least} to {greatest}, found {number}"))
             }
             _ => Ok(()),
@@ -123,8 +117,9 @@ fields! {
         "Form a new cluster alone, at once, when the data directory belongs to none. For trying out.";
     "cluster.shards": runtime.cluster.shards in 1..=262_144 =>
         "Shards of a new cluster, fixed at its creation: many times the nodes it will ever have.";
-    "cluster.standbys": runtime.cluster.standbys in 0..=0 =>
-        "Copies beside the primary in a new cluster. Not built yet: must be 0.";
+    "cluster.standbys": runtime.cluster.standbys in 0..=4 =>
+        "Copies beside the primary in a new cluster, fixed at its creation. With 0 a lost node's \
+         shards wait for it; with more, writes wait for a second copy and another node takes over.";
     "cluster.voters": runtime.cluster.voters in 1..=5 =>
         "Members that vote in consensus: 1, 3 or 5.";
 
@@ -250,16 +245,6 @@ mod tests {
         let voters = find("cluster.voters").unwrap();
         assert!(voters.set(&mut settings, &Raw::Number(9)).is_err());
         assert_eq!(settings.runtime.cluster.voters, 3);
-    }
-
-    #[test]
-    fn standbys_are_refused_until_they_are_built() {
-        let mut settings = Settings::default();
-        let standbys = find("cluster.standbys").unwrap();
-        assert_eq!(standbys.set(&mut settings, &Raw::Number(0)), Ok(()));
-        let refused = standbys.set(&mut settings, &Raw::Number(1)).unwrap_err();
-        assert_eq!(refused, "standbys are not built yet; must be 0, found 1");
-        assert_eq!(settings.runtime.cluster.standbys, 0);
     }
 
     #[test]

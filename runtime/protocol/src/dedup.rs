@@ -147,11 +147,26 @@ impl Table {
         assert!(self.position(&kept.entity, &kept.record.key).is_none(), "a key takes effect once");
         let last = self.records.back().map_or(LogTime(0), |last| last.log_time);
         assert!(last <= kept.log_time, "log time does not run backwards");
+        self.push(kept);
+    }
+
+    fn push(&mut self, kept: Kept) {
         let count = u32::try_from(self.records.len()).expect("fewer than 2^32 records are kept");
         let number = self.first.wrapping_add(count);
         self.index.insert(self.hash(&kept.entity, &kept.record.key), number);
         self.bytes += kept.bytes();
         self.records.push_back(kept);
+    }
+
+    /// Adds a record that another copy wrote; `false` when its key is here already, since a copy of
+    /// the states brought it along. Such a copy may have brought newer ones too, so that log time
+    /// may run backwards here; then a record stays as long as the newest before it.
+    pub fn restore(&mut self, kept: Kept) -> bool {
+        let new = self.position(&kept.entity, &kept.record.key).is_none();
+        if new {
+            self.push(kept);
+        }
+        new
     }
 
     /// Forgets what is older than the retention at this log time.

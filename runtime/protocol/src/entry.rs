@@ -218,6 +218,24 @@ impl Segment {
         }
         Ok(writer.take())
     }
+
+    /// The part that ends with `seq`; `None` when it begins after.
+    ///
+    /// # Errors
+    /// [`SegmentError`] when it has to be cut and does not decode.
+    pub fn until(&self, seq: Seq) -> Result<Option<Self>, SegmentError> {
+        if seq >= self.last {
+            return Ok(Some(self.clone()));
+        }
+        if seq < self.first {
+            return Ok(None);
+        }
+        let mut writer = SegmentWriter::new(self.shard, self.epoch, Seq(self.first.0 - 1));
+        for entry in self.entries()?.iter().filter(|entry| entry.seq <= seq) {
+            writer.push(entry);
+        }
+        Ok(writer.take())
+    }
 }
 
 impl Entry {
@@ -448,6 +466,11 @@ mod tests {
                     entries.iter().filter(|entry| entry.seq.0 >= cut).cloned().collect();
                 let read = part.map(|part| part.entries().unwrap()).unwrap_or_default();
                 prop_assert_eq!(read, rest);
+                let part = whole.until(Seq(cut)).unwrap();
+                let begin: Vec<_> =
+                    entries.iter().filter(|entry| entry.seq.0 <= cut).cloned().collect();
+                let read = part.map(|part| part.entries().unwrap()).unwrap_or_default();
+                prop_assert_eq!(read, begin);
             }
         }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use mainstay_protocol::control::Claim;
 use mainstay_protocol::control::{Member, MemberState};
+use mainstay_protocol::dedup;
 use mainstay_protocol::id::ShardId;
 use mainstay_protocol::message::WIRE_VERSION;
 use tokio::sync::{Semaphore, watch};
 
-use super::peers::{Caller, Progress};
+use super::doors::Doors;
+use super::peers::{self, Progress};
 use super::phase::{enter, fail};
 use super::threads::{LaneMaker, SystemThread};
 use super::{Cluster, Ending, Ingress, Inner, Lane, Phase, port_of};
@@ -22,23 +24,24 @@ use crate::entity::{Registry, RegistryError};
 use crate::events::EventLog;
 use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
-use crate::lane::{Adopt, Input, LaneInbox, NewestMap, lane_of};
+use crate::lane::{Input, LaneInbox, NewestMap, lane_of};
 use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
+use crate::replication::copying::CopyIn;
+use crate::replication::{self, Arriving, Found, Replication, ReplicationInbox};
 use crate::router::Router;
 use crate::shard::{Records, ShardHost};
-use crate::storage::{self, News, OpenError, Opened, RecoveredShard, Storage, StorageError};
+use crate::storage::{
+    self, News, OpenError, Opened, Recovered, RecoveredShard, Storage, StorageError, Writer,
+};
+use crate::transport;
 use crate::transport::control::ControlChannel;
 use crate::transport::handshake::Identity;
 use crate::transport::intake::Intake;
-use crate::transport::listener::{BindError, House, Listener, Recipients};
-use crate::transport::{self, control, snapshots};
+use crate::transport::listener::{BindError, Listener};
 
 /// Why a node did not start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The configuration asks for copies. Nothing was changed; set `cluster.standbys` to 0.
-    #[error("cluster.standbys is {0}: standbys are not built yet; must be 0")]
-    Standbys(u8),
     /// The program's kinds are wrong.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -61,6 +64,10 @@ pub enum StartError {
     /// Consensus cannot go on. Restart the node.
     #[error("consensus stopped: {0}")]
     Consensus(String),
+    /// A copy of a shard differs from the others. Keep the data directory, for it tells why; start
+    /// the node again with an empty one.
+    #[error("a copy cannot be kept: {0}")]
+    Copies(String),
     /// A thread could not be started.
     #[error("a thread cannot be started: {0}")]
     Thread(String),
@@ -73,7 +80,6 @@ impl StartError {
     /// The number under which it is explained.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Standbys(_) => "MS-1001",
             Self::Registry(_) => "MS-1003",
             Self::Storage(error) => error.code(),
             Self::Bind(error) => error.code(),
@@ -82,6 +88,7 @@ impl StartError {
             Self::File(_) => "MS-1110",
             Self::Consensus(_) => "MS-1107",
             Self::Thread(_) => "MS-1108",
+            Self::Copies(_) => "MS-1111",
             Self::Stopped => "MS-2105",
         }
     }
@@ -98,9 +105,6 @@ impl Eq for StartError {}
 /// Refuses what cannot end well, before anything is made.
 fn check(config: &Config) -> Result<(), StartError> {
     let told = &config.cluster;
-    if told.standbys > 0 {
-        return Err(StartError::Standbys(told.standbys));
-    }
     let to_join_or_form = told.form_alone || told.expect > 0 || !told.join.is_empty();
     if !to_join_or_form && storage::is_fresh(&config.data_dir) {
         return Err(JoinError::NoCluster.into());
@@ -118,40 +122,40 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let node = Node::new(config, registry, &opened, listener.addr().to_string());
     let lanes = node.lane_inboxes();
     let (phase, _) = watch::channel(Phase::Joining);
-    let standbys = |news| debug_assert!(false, "no standby appends anything: {news:?}");
-    let (storage, mut recovered) = opened.start(notify(lanes.clone(), standbys, phase.clone()))?;
+    let standbys = ReplicationInbox::default();
+    let notify = notify(lanes.clone(), standbys.clone(), phase.clone());
+    let (storage, mut recovered) = opened.start(notify)?;
     let storage = Arc::new(storage);
     let system = SystemThread::start()?;
     let control = node.start_control(&system, &storage)?;
     let moving = node.mover(&storage, &control, ingress.runtime(), &lanes);
     let router = node.router(&control, &lanes, ingress.runtime());
-    let mut hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
-    tracing::info!(
-        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
-        records = recovered.replayed_records,
-        "recovered"
-    );
-    let room = usize::from(node.config.lanes.blocking_threads.max(1));
-    let blocking = Arc::new(Semaphore::new(room));
+    let replication =
+        node.replication((standbys, &lanes), (&storage, &recovered), &control, &phase)?;
+    say(&recovered);
     let make = LaneMaker {
         node: &node,
         storage: &storage,
         router: &router,
         moving: &moving,
+        replication: &replication,
+        control: &control.handle,
         system: &system,
         map: control.handle.current(),
-        blocking,
+        blocking: node.blocking_room(),
     };
-    let mut running = Vec::new();
-    for (number, inbox) in (0..).zip(&lanes) {
-        let recovered = hosts.remove(&number).unwrap_or_default();
-        let addr = make.start(number, inbox, recovered)?;
-        running.push(Lane { inbox: inbox.clone(), addr });
-    }
+    let hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
+    let running = make.start_all(&lanes, hosts)?;
     node.lanes_started(&running, &storage);
-    let doors =
-        Doors { ingress: ingress.runtime(), system: &system, lanes: &running, control: &control };
-    node.listen(listener, &doors, &moving);
+    let doors = Doors {
+        ingress: ingress.runtime(),
+        system: &system,
+        lanes: &running,
+        control: &control,
+        moving: &moving,
+        replication: &replication,
+    };
+    doors.open(&node, listener);
     node.watch_map(&system, &control, &running);
     node.join(&system, &control, &phase);
     let door = Door::new(&node.config.limits);
@@ -173,12 +177,21 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         phase,
         ending: std::sync::Mutex::new(Some(Ending {
             storage,
+            replication,
             ingress,
             control: system.handle,
             system: system.system,
             system_thread: system.thread,
         })),
     })))
+}
+
+fn say(recovered: &Recovered) {
+    tracing::info!(
+        took_ms = u64::try_from(recovered.took.as_millis()).unwrap_or(u64::MAX),
+        records = recovered.replayed_records,
+        "recovered"
+    );
 }
 
 /// What is known of the node before anything of it runs.
@@ -190,26 +203,18 @@ pub(super) struct Node {
     /// Where it listens, and what it tells others.
     addr: String,
     advertised: String,
-    identity: Arc<Identity>,
-    transport: transport::Config,
-    intake: Intake,
+    pub(super) identity: Arc<Identity>,
+    pub(super) transport: transport::Config,
+    pub(super) intake: Intake,
     events: EventLog,
     progress: Arc<Progress>,
     cluster: Option<mainstay_protocol::id::ClusterId>,
 }
 
-/// What accepted connections are passed on to.
-struct Doors<'a> {
-    ingress: &'a tokio::runtime::Runtime,
-    system: &'a SystemThread,
-    lanes: &'a [Lane],
-    control: &'a Control,
-}
-
-struct Control {
-    plane: Arc<ControlPlane>,
+pub(super) struct Control {
+    pub(super) plane: Arc<ControlPlane>,
     caller: Arc<dyn PeerCaller>,
-    handle: crate::control::ControlHandle,
+    pub(super) handle: crate::control::ControlHandle,
 }
 
 impl Node {
@@ -237,6 +242,11 @@ impl Node {
             addr,
             cluster,
         }
+    }
+
+    /// Room for blocking turns.
+    fn blocking_room(&self) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(usize::from(self.config.lanes.blocking_threads.max(1))))
     }
 
     fn lane_inboxes(&self) -> Vec<LaneInbox> {
@@ -270,7 +280,7 @@ impl Node {
         // Weak, so that ending the node closes its storage while handles of it are still about.
         let (keeper, identity) = (Arc::downgrade(storage), Arc::clone(&self.identity));
         let (events, progress) = (self.events.clone(), Arc::clone(&self.progress));
-        let caller: Arc<dyn PeerCaller> = Arc::new(Caller(channel));
+        let caller: Arc<dyn PeerCaller> = Arc::new(peers::Caller(channel));
         let setup = Setup {
             node: self.me.node.clone(),
             member: self.member(),
@@ -315,13 +325,43 @@ impl Node {
         })
     }
 
+    /// The room of the other copies. It has nothing to do in a cluster without.
+    fn replication(
+        &self,
+        (inbox, lanes): (ReplicationInbox, &[LaneInbox]),
+        (storage, recovered): (&Arc<Storage>, &Recovered),
+        control: &Control,
+        phase: &watch::Sender<Phase>,
+    ) -> Result<Replication, StartError> {
+        let limits = &self.config.limits;
+        let phase = phase.clone();
+        let arriving = CopyIn::new(storage.state().clone(), Arriving(inbox.clone()));
+        let setup = replication::Setup {
+            me: self.me.clone(),
+            inbox,
+            arriving,
+            lanes: lanes.to_vec(),
+            journal: storage.journal().clone(),
+            state: storage.state().clone(),
+            map: control.handle.state(),
+            identity: Arc::clone(&self.identity),
+            transport: self.transport.clone(),
+            found: Found::of(recovered),
+            dedup: dedup::Config { bytes_max: u64::MAX, retention: limits.dedup_retention },
+            dirty_bytes: limits.dirty_bytes,
+            save_every: self.config.storage.checkpoint_every,
+            fatal: Arc::new(move |reason| fail(&phase, StartError::Copies(reason))),
+        };
+        Replication::start(setup).map_err(|error| StartError::Thread(error.to_string()))
+    }
+
     /// What recovery found, by the lane that owns it.
     fn hosts_by_lane(
         &self,
         shards: BTreeMap<ShardId, RecoveredShard>,
     ) -> BTreeMap<u16, Vec<ShardHost>> {
         let mut hosts: BTreeMap<u16, Vec<ShardHost>> = BTreeMap::new();
-        for (shard, found) in shards.into_iter().filter(|(_, found)| found.is_stored()) {
+        for (shard, found) in shards {
             let lane = lane_of(shard, self.lanes);
             hosts.entry(lane).or_default().push(ShardHost::recovered(shard, Records::from(found)));
         }
@@ -331,47 +371,6 @@ impl Node {
     fn lanes_started(&self, lanes: &[Lane], storage: &Storage) {
         let inboxes = lanes.iter().map(|lane| lane.inbox.clone()).collect();
         self.progress.watch(inboxes, storage.journal().clone());
-    }
-
-    fn listen(&self, listener: Listener, doors: &Doors<'_>, moving: &Mover) {
-        let Doors { ingress, system, lanes, control } = *doors;
-        let lanes: Vec<_> = lanes.iter().map(|lane| lane.addr.clone()).collect();
-        let service = control.plane.service();
-        let handler: control::ControlHandler = Arc::new(move |from, body| {
-            let service = service.clone();
-            Box::pin(async move { service.handle(body, &from).await })
-        });
-        let (on_control, on_ingress) = (system.handle.clone(), ingress.handle().clone());
-        let moving = moving.clone();
-        let copies: snapshots::SnapshotHandler = Arc::new(move |from, message| {
-            let moving = moving.clone();
-            Box::pin(moving.receive(from, message))
-        });
-        let recipients = Recipients {
-            requests: Arc::new(move |accepted| {
-                let lane = usize::from(accepted.lane());
-                if let Some(lane) = lanes.get(lane) {
-                    // One message per connection; the number of connections is bounded.
-                    drop(lane.try_send(Adopt(accepted)));
-                }
-            }),
-            control: Arc::new(move |accepted| {
-                drop(on_control.spawn(control::serve(accepted, Arc::clone(&handler))));
-            }),
-            snapshots: Arc::new(move |accepted| {
-                drop(on_ingress.spawn(snapshots::serve(accepted, Arc::clone(&copies))));
-            }),
-            // This node has no standbys yet: nobody may feed it.
-            replication: Arc::new(drop),
-        };
-        let house = House {
-            identity: Arc::clone(&self.identity),
-            config: self.transport.clone(),
-            lanes: self.lanes,
-            intake: self.intake.clone(),
-            recipients,
-        };
-        drop(ingress.spawn(listener.run(house)));
     }
 
     /// Becomes a member, and watches over being one.
@@ -406,7 +405,7 @@ impl Node {
         let identity = Arc::clone(&self.identity);
         let lanes: Vec<_> =
             lanes.iter().map(|lane| (lane.inbox.clone(), NewestMap::default())).collect();
-        let gauges = super::peers::MapGauges::new();
+        let gauges = peers::MapGauges::new();
         drop(system.handle.spawn(async move {
             loop {
                 let map = Arc::clone(&state.borrow_and_update());
@@ -428,7 +427,7 @@ impl Node {
         lanes: &[LaneInbox],
         ingress: &tokio::runtime::Runtime,
     ) -> Router {
-        super::peers::router(super::peers::RouterParts {
+        peers::router(peers::RouterParts {
             registry: Arc::clone(&self.registry),
             identity: Arc::clone(&self.identity),
             config: self.transport.clone(),
@@ -442,21 +441,21 @@ impl Node {
     }
 }
 
-/// Brings the journal's answers to whom they are for. A file that stopped ends the node: it could
-/// serve or keep nothing any more, and its shards would wait for ever.
+/// Brings the journal's answers to the lanes. A file that stopped ends the node: it could serve
+/// or keep nothing any more, and its shards would wait for ever.
 fn notify(
     lanes: Vec<LaneInbox>,
-    standbys: impl Fn(storage::JournalNews) + Send + Sync + 'static,
+    standbys: ReplicationInbox,
     phase: watch::Sender<Phase>,
 ) -> storage::Notify {
     Arc::new(move |news| match news {
         News::Journal(news) => match news.writer() {
-            storage::Writer::Lane(lane) => {
+            Writer::Lane(lane) => {
                 if let Some(inbox) = lanes.get(usize::from(lane)) {
                     drop(inbox.push(Input::Journal(news)));
                 }
             }
-            storage::Writer::Standbys => standbys(news),
+            Writer::Standbys => drop(standbys.push(replication::Input::Journal(news))),
         },
         News::Room => lanes.iter().for_each(|inbox| drop(inbox.push(Input::Room))),
         News::Stopped(error) => fail(&phase, StartError::File(error)),
@@ -484,7 +483,6 @@ mod tests {
     fn a_start_error_is_filed_under_its_own_cause() {
         let reason = "the disk is gone".to_owned();
         for (error, code) in [
-            (StartError::Standbys(1), "MS-1001"),
             (StartError::Consensus(reason.clone()), "MS-1107"),
             (ControlStartError::from(Fatal { reason: reason.clone() }).into(), "MS-1107"),
             (StartError::Thread(reason.clone()), "MS-1108"),

@@ -1,20 +1,24 @@
 //! The threads of a node that run actors: the control thread, and one arbiter per lane.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Arbiter};
-use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::control::{ClusterState, Command};
 use mainstay_protocol::passivation::Passivation;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::Lane;
 use super::start::{Node, StartError};
 use crate::call::CallPort;
 use crate::config::Limits;
+use crate::control::ControlHandle;
 use crate::handoff::Mover;
 use crate::lane::core::{Core, Make};
 use crate::lane::env::{Env, NoPort};
 use crate::lane::kinds::Kinds;
 use crate::lane::{LaneActor, LaneInbox};
+use crate::replication::Replication;
 use crate::router::Router;
 use crate::shard::ShardHost;
 use crate::shard::handoff::Departure;
@@ -71,13 +75,30 @@ pub(super) struct LaneMaker<'a> {
     pub(super) storage: &'a Arc<Storage>,
     pub(super) router: &'a Router,
     pub(super) moving: &'a Mover,
+    pub(super) replication: &'a Replication,
+    pub(super) control: &'a ControlHandle,
     pub(super) system: &'a SystemThread,
     pub(super) map: Arc<ClusterState>,
     pub(super) blocking: Arc<Semaphore>,
 }
 
 impl LaneMaker<'_> {
-    pub(super) fn start(
+    /// Starts every lane, with the shards that recovery found for it.
+    pub(super) fn start_all(
+        &self,
+        inboxes: &[LaneInbox],
+        mut hosts: BTreeMap<u16, Vec<ShardHost>>,
+    ) -> Result<Vec<Lane>, StartError> {
+        let mut lanes = Vec::new();
+        for (number, inbox) in (0..).zip(inboxes) {
+            let recovered = hosts.remove(&number).unwrap_or_default();
+            let addr = self.start(number, inbox, recovered)?;
+            lanes.push(Lane { inbox: inbox.clone(), addr });
+        }
+        Ok(lanes)
+    }
+
+    fn start(
         &self,
         number: u16,
         inbox: &LaneInbox,
@@ -90,6 +111,8 @@ impl LaneMaker<'_> {
         let (journal, state) = (self.storage.journal().clone(), self.storage.state().clone());
         let port: Arc<dyn CallPort> = Arc::new(self.router.clone());
         let moving = self.moving.clone();
+        let told = self.replication.teller();
+        let propose = proposer(self.control.clone(), self.system.handle.clone());
         let (me, registry) = (self.node.me.clone(), Arc::clone(&self.node.registry));
         let (slow_turn, lanes) = (config.lanes.slow_turn, self.node.lanes);
         let (turns_per_pass, save_every) =
@@ -112,6 +135,8 @@ impl LaneMaker<'_> {
                 map_version: map.version,
                 shards_total: u32::try_from(map.shards.len()).unwrap_or(u32::MAX),
                 limits,
+                told: Arc::new(told),
+                propose: Arc::new(propose),
                 departures: Arc::new(move |departure: Departure| moving.depart(departure)),
                 dirty_bytes: std::cell::Cell::new(0),
             };
@@ -126,6 +151,19 @@ impl LaneMaker<'_> {
                 told.await
             })?
             .map_err(|_| StartError::Thread("a lane did not start".to_owned()))
+    }
+}
+
+/// Proposes what a lane wants of the control plane. Whether it came about is in the map, and what
+/// did not is wanted again.
+fn proposer(control: ControlHandle, runtime: tokio::runtime::Handle) -> impl Fn(Command) {
+    move |command| {
+        let control = control.clone();
+        drop(runtime.spawn(async move {
+            if let Err(error) = control.propose(command).await {
+                tracing::debug!(%error, "a lane's proposal was refused");
+            }
+        }));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use mainstay_protocol::control::{ClusterState, ShardConfig};
+use mainstay_protocol::control::ClusterState;
 use mainstay_protocol::entry::Segment;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::shard::handoff;
@@ -18,6 +18,7 @@ use super::{Arriving, Input};
 use crate::clock;
 use crate::metrics::SharedGauge;
 use crate::shard::commit::Part;
+use crate::shard::copies::Told;
 use crate::shard::{self, Opened, ShardHost, admission};
 use crate::storage::{Batch, JournalNews, Writer};
 use crate::transport::reply::Envelope;
@@ -38,7 +39,9 @@ pub struct Core {
     /// Shards with turns to run, each once.
     ready: VecDeque<ShardId>,
     /// Shards with entries to send or replies to release.
-    touched: Vec<ShardId>,
+    pub(super) touched: Vec<ShardId>,
+    /// What those who feed other copies are told at the end of this pass.
+    pub(super) told: Vec<Told>,
     pub(super) map: Arc<ClusterState>,
     /// Batches that the journal has not answered, by ticket, in order.
     tickets: BTreeMap<u64, Vec<Part>>,
@@ -51,7 +54,7 @@ pub struct Core {
     pub(super) was_writable: bool,
     /// No queued request's deadline is earlier.
     next_deadline: Option<Instant>,
-    stopping: Option<oneshot::Sender<()>>,
+    pub(super) stopping: Option<oneshot::Sender<()>>,
     pub(super) shards_gauge: SharedGauge,
     pub(super) bytes_gauge: SharedGauge,
 }
@@ -85,6 +88,7 @@ impl Core {
             shards: recovered.into_iter().map(|host| (host.shard, host)).collect(),
             ready: VecDeque::new(),
             touched: Vec::new(),
+            told: Vec::new(),
             map,
             tickets: BTreeMap::new(),
             next_ticket: 1,
@@ -132,6 +136,8 @@ impl Core {
                 self.with_serving(shard, |serving, _| serving.handle_mover_gave_up(&plan));
             }
             Input::Arriving(arriving) => self.handle_arriving(*arriving),
+            Input::Promoted(promoted) => self.handle_promoted(*promoted),
+            Input::Heard(heard) => self.handle_heard(heard),
             Input::Map(newest) => {
                 if let Some(map) = newest.take() {
                     self.handle_map(map);
@@ -180,7 +186,10 @@ impl Core {
             let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
                 continue;
             };
+            let before = segments.len();
             parts.extend(serving.take_part(&mut segments));
+            self.told.extend(serving.take_told(&segments[before..], clock::now()));
+            self.told.extend(serving.take_saved());
             serving.release(&mut self.env);
             serving.touched = false;
             let may_run = serving.primary.ready() > 0 && !serving.listed;
@@ -191,6 +200,9 @@ impl Core {
             self.look_at_departure(shard);
         }
         self.append(segments, parts);
+        if !self.told.is_empty() {
+            (self.env.told)(std::mem::take(&mut self.told));
+        }
     }
 
     fn append(&mut self, segments: Vec<Segment>, parts: Vec<Part>) {
@@ -233,7 +245,7 @@ impl Core {
         }
     }
 
-    fn touch(&mut self, shard: ShardId) {
+    pub(super) fn touch(&mut self, shard: ShardId) {
         self.touched.push(shard);
     }
 
@@ -280,11 +292,13 @@ impl Core {
                 for mut part in parts {
                     let shard = part.shard;
                     part.spans.clear(); // closes them
-                    if let Some(host) = self.shards.get_mut(&shard) {
-                        host.handle_committed(&self.env, part);
-                    }
+                    let Some(host) = self.shards.get_mut(&shard) else { continue };
+                    host.handle_committed(&self.env, part);
+                    let serves = host.is_serving().is_some();
                     self.touch(shard);
-                    self.handle_config(shard);
+                    if !serves {
+                        self.handle_config(shard); // it may be quiet now
+                    }
                 }
             }
             JournalNews::Fenced { ticket, shard, promised, .. } => {
@@ -335,7 +349,7 @@ impl Core {
         }
     }
 
-    fn handle_map(&mut self, map: Arc<ClusterState>) {
+    pub(super) fn handle_map(&mut self, map: Arc<ClusterState>) {
         if map.version < self.map.version {
             return; // an arriving copy brought a newer one
         }
@@ -357,6 +371,10 @@ impl Core {
     fn handle_config(&mut self, shard: ShardId) {
         let map = Arc::clone(&self.map);
         let Some(config) = map.shards.get(shard.0 as usize) else { return };
+        if map.standbys > 0 {
+            self.handle_fed(shard, (&map, config));
+            return;
+        }
         let claimed = handoff::is_claimed(config, &self.env.me) && self.stopping.is_none();
         let Some(host) = self.shards.get_mut(&shard) else {
             if claimed {
@@ -370,7 +388,7 @@ impl Core {
                 self.touch(shard);
                 return;
             }
-            self.close(shard, config);
+            self.close(shard);
         }
         let Some(host) = self.shards.get_mut(&shard) else { return };
         match host.waiting_epoch() {
@@ -401,12 +419,15 @@ impl Core {
     }
 
     /// Ends a primacy that the map took away: what was appended goes to the journal first.
-    fn close(&mut self, shard: ShardId, config: &ShardConfig) {
+    pub(super) fn close(&mut self, shard: ShardId) {
         let mut segments = Vec::new();
-        let primary = config.primary.as_ref().map(|claim| claim.node.clone());
-        let failure = self.env.not_primary(primary);
+        let failure = self.env.not_primary(self.primary_of(shard));
         let Some(host) = self.shards.get_mut(&shard) else { return };
-        let part = host.serving().and_then(|serving| serving.take_part(&mut segments));
+        let part = host.serving().and_then(|serving| {
+            let part = serving.take_part(&mut segments);
+            self.told.extend(serving.take_told(&segments, clock::now()));
+            part
+        });
         host.step_down(&mut self.env, &failure);
         self.append(segments, part.into_iter().collect());
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mainstay_protocol::control::Claim;
+use mainstay_protocol::control::{Claim, Command};
 use mainstay_protocol::dedup;
 use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::message::{Failure, Outcome};
@@ -17,6 +17,7 @@ use super::LaneInbox;
 use super::kinds::Kinds;
 use crate::call::{Call, CallFuture, CallPort};
 use crate::config;
+use crate::shard::copies::Told;
 use crate::shard::handoff::Departure;
 use crate::storage::{Journal, State};
 
@@ -58,6 +59,10 @@ pub struct Env {
     pub shards_total: u32,
     /// Tells who moves shards that one is ready to go.
     pub departures: Arc<dyn Fn(Departure) + Send + Sync>,
+    /// Tells those who feed other copies how shards go on.
+    pub told: Arc<dyn Fn(Vec<Told>) + Send + Sync>,
+    /// Proposes a command to the control plane; what becomes of it is in the map.
+    pub propose: Arc<dyn Fn(Command) + Send + Sync>,
     /// Bytes of state that no snapshot holds, over all shards of the lane.
     pub dirty_bytes: Cell<u64>,
 }

@@ -109,6 +109,7 @@ impl Core {
             if let Some(host) = self.shards.get_mut(&shard) {
                 host.handle_saved(&self.env, part, saved.result.is_ok());
             }
+            self.touch(shard);
             self.look_at_departure(shard);
         }
     }

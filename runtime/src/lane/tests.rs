@@ -174,6 +174,8 @@ impl Rig {
             map_version: 0,
             shards_total: 1,
             limits: config.limits.clone(),
+            told: Arc::new(drop),
+            propose: Arc::new(drop),
             departures: Arc::new(move |departure| departed.lock().unwrap().push(departure)),
             dirty_bytes: std::cell::Cell::new(0),
         };

@@ -30,6 +30,7 @@ impl Core {
         if self.saves.is_due(now) {
             self.save_some();
         }
+        self.look_at_copies(now);
         for host in self.shards.values() {
             if let Some(serving) = host.is_serving() {
                 serving.note_waiting(&mut self.env, now);

@@ -28,6 +28,7 @@ use crate::clock;
 use crate::storage::{ShardMark, State};
 use crate::transport;
 use crate::transport::handshake::Identity;
+pub use arrivals::CopyIn;
 pub use pages::CopyError;
 use pages::{Outgoing, PAGE_BYTES, Way, answered};
 

@@ -96,6 +96,9 @@ impl Serving {
             reply,
         };
         kind.queued += 1;
+        if ask.mode == Mode::Query {
+            self.note_query();
+        }
         match self.primary.handle_request(ask, caller, now) {
             Ok(Admitted::Waiting(_)) => kind.full_waited.add(1),
             Ok(Admitted::Queued(_) | Admitted::Joined | Admitted::Replayed) => {}

@@ -101,10 +101,15 @@ impl Serving {
         let last = part.journaled.last.seq;
         self.dirty.journaled(part.journaled);
         self.primary.handle_durable(last);
+        self.settle_committed(env);
+        self.touched = true;
+    }
+
+    /// The watermark may have moved: what it covers is committed.
+    pub(crate) fn settle_committed(&mut self, env: &Env) {
         let before = self.dirty.bytes();
         self.dirty.settle(self.primary.watermark());
         env.dirty_changed(before, self.dirty.bytes());
-        self.touched = true;
     }
 
     /// Lets everything go that the watermark covers: replies, and calls that wait at gates.
@@ -158,9 +163,10 @@ impl ShardHost {
         if durable {
             dirty.saved(&saving.save);
         } else {
-            dirty.save_failed(saving.save);
+            dirty.save_failed(saving.save.dedup);
         }
         env.dirty_changed(before, dirty.bytes());
+        self.close_if_answered(env);
     }
 }
 

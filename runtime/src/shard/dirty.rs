@@ -121,6 +121,21 @@ impl Dirty {
         self.saved == self.settled && self.unsettled.is_empty() && !self.saving
     }
 
+    /// A save is under way.
+    pub const fn is_saving(&self) -> bool {
+        self.saving
+    }
+
+    /// Everything up to here is in the snapshots.
+    pub const fn saved_upto(&self) -> Position {
+        self.saved
+    }
+
+    /// Whatever is not settled is taken out: the journal has it, and whether it stays is not known.
+    pub fn forget_unsettled(&mut self) {
+        self.unsettled.clear();
+    }
+
     /// A journal commit that holds entries of this shard is durable here.
     pub fn journaled(&mut self, journaled: Journaled) {
         self.unsettled.push_back(journaled);
@@ -175,10 +190,10 @@ impl Dirty {
         }
     }
 
-    /// The save failed: everything is as dirty as before.
-    pub fn save_failed(&mut self, save: Save) {
+    /// The save failed, or is given up: everything is as dirty as before. `dedup` is what it took.
+    pub fn save_failed(&mut self, dedup: Vec<Remembered>) {
         self.saving = false;
-        let newer = std::mem::replace(&mut self.dedup, save.dedup);
+        let newer = std::mem::replace(&mut self.dedup, dedup);
         self.dedup.extend(newer);
     }
 }
@@ -266,7 +281,7 @@ mod tests {
         dirty.settle(Seq(1));
         let save = dirty.begin_save().unwrap();
         assert_eq!(dirty.begin_save(), None);
-        dirty.save_failed(save);
+        dirty.save_failed(save.dedup);
         let again = dirty.begin_save().unwrap();
         dirty.saved(&again);
         assert!(dirty.clean());

@@ -130,17 +130,18 @@ impl Serving {
 
     /// Everything is out, committed and saved: ready to be copied. Says so once.
     pub(crate) fn poll_departure(&mut self, env: &Env) -> Option<Departure> {
-        if !self.handoff.is_stopping()
-            || !self.primary.is_drained()
-            || self.in_flight > 0
-            || !self.dirty.clean()
-        {
+        if !self.handoff.is_stopping() || !self.primary.is_drained() || self.in_flight > 0 {
+            return None;
+        }
+        // A copy that is in sync takes over as it is; others get one, out of the snapshots.
+        let swaps = self.feeding.is_some();
+        if !swaps && !self.dirty.clean() {
             return None;
         }
         let last = self.dirty.settled();
-        debug_assert_eq!(last.seq, self.primary.last(), "everything is committed and saved");
+        debug_assert!(swaps || last.seq == self.primary.last(), "everything is saved");
         let to = self.handoff.handle_saved()?;
-        let kept = self.primary.dedup().iter();
+        let kept = self.primary.dedup().iter().filter(|_| !swaps);
         Some(Departure {
             shard: self.shard,
             to: to.clone(),

@@ -419,6 +419,12 @@ impl Feed {
         }
     }
 
+    /// What the copy that fed others goes on from as a standby: the epochs of its log, and up to
+    /// where everything is committed.
+    pub fn into_log(self) -> (History, Seq) {
+        (self.history, self.committed)
+    }
+
     /// Everybody holds everything up to here.
     pub fn matched(&self) -> Seq {
         let end = self.history.last().seq;

@@ -365,6 +365,14 @@ impl Standby {
         true
     }
 
+    /// The copy that was under way broke off: what is left of it goes, so that its primary hears that
+    /// another one is needed. Of a copy that was given up before, nothing is left.
+    pub fn handle_copy_broke(&mut self, ticket: Ticket) {
+        if self.copying.is_some_and(|copy| copy.ticket == ticket) {
+            self.discard();
+        }
+    }
+
     fn discard(&mut self) {
         self.copying = None;
         self.waiting.clear();

@@ -1,0 +1,140 @@
+//! Shards with other copies, at their lane: it serves what is promoted here, tells how it goes on,
+//! and gives it back when the map says so. Who follows a shard is none of its business.
+
+use std::sync::Arc;
+
+use mainstay_protocol::control::{ClusterState, ShardConfig};
+use mainstay_protocol::id::ShardId;
+use mainstay_protocol::replication::in_sync::Copies;
+use mainstay_protocol::shard::handoff;
+use mainstay_protocol::time::Instant;
+
+use super::core::Core;
+use crate::clock;
+use crate::shard::ShardHost;
+use crate::shard::copies::{Heard, Promoted, Told, Word};
+
+impl Core {
+    /// A standby of this node was promoted: its shard is served here, unless the map has gone on.
+    pub(super) fn handle_promoted(&mut self, promoted: Promoted) {
+        let (shard, epoch) = (promoted.shard, promoted.epoch);
+        if promoted.map.version > self.map.version {
+            self.handle_map(Arc::clone(&promoted.map));
+        }
+        let map = Arc::clone(&self.map);
+        let config = map.shard(shard).filter(|config| {
+            let claimed = handoff::is_claimed(config, &self.env.me);
+            claimed && config.epoch == epoch && self.is_in_sync(config) && self.stopping.is_none()
+        });
+        let Some(config) = config else {
+            self.told.push(Told::Left { shard, records: Box::new(promoted.records) });
+            return;
+        };
+        self.let_go(shard); // what recovery found is what was promoted
+        debug_assert!(!self.shards.contains_key(&shard), "a shard is promoted after it was left");
+        let copies = Copies::of(&map, config);
+        let host = ShardHost::promoted(&self.env, promoted, copies, map.min_insync);
+        self.shards.insert(shard, host);
+        self.touch(shard);
+    }
+
+    fn is_in_sync(&self, config: &ShardConfig) -> bool {
+        config.is_in_sync(&self.env.me.node, self.env.me.disk)
+    }
+
+    /// Acts on what the map says of a shard with other copies.
+    pub(super) fn handle_fed(
+        &mut self,
+        shard: ShardId,
+        (map, config): (&Arc<ClusterState>, &ShardConfig),
+    ) {
+        let claimed = handoff::is_claimed(config, &self.env.me) && self.stopping.is_none();
+        let stays = claimed && self.is_in_sync(config);
+        let Some(host) = self.shards.get_mut(&shard) else { return };
+        if let Some(serving) = host.serving() {
+            if config.epoch < serving.epoch {
+                return; // the map that promoted it is on its way here
+            }
+            if stays && serving.epoch == config.epoch {
+                serving.handle_copies(&self.env, Copies::of(map, config));
+                self.look_again |= serving.handle_plan(&mut self.env, config);
+                self.touch(shard);
+                self.propose(shard, clock::now());
+                return;
+            }
+            self.close(shard);
+        }
+        self.let_go(shard);
+    }
+
+    /// Gives a shard back that is not served any more, once nothing of it is under way.
+    pub(super) fn let_go(&mut self, shard: ShardId) {
+        let Some(host) = self.shards.remove(&shard) else { return };
+        match host.into_records() {
+            Ok((records, fed)) => {
+                self.env.dirty_changed(records.dirty.bytes(), 0);
+                if fed {
+                    self.told.push(Told::Left { shard, records: Box::new(records) });
+                }
+            }
+            Err(host) => drop(self.shards.insert(shard, host)),
+        }
+    }
+
+    /// Other copies said something.
+    pub(super) fn handle_heard(&mut self, heard: Vec<Heard>) {
+        let now = clock::now();
+        for Heard { shard, epoch, what } in heard {
+            let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+                continue;
+            };
+            if serving.epoch != epoch {
+                continue;
+            }
+            let wants_save = matches!(what, Word::WantsSaved(_));
+            if serving.handle_heard(&self.env, what, now) {
+                self.saves.wanted |= wants_save;
+                self.touch(shard);
+            } else {
+                self.depose(shard);
+            }
+        }
+    }
+
+    /// There is a newer primary, which this lane's map does not know yet.
+    fn depose(&mut self, shard: ShardId) {
+        tracing::info!(%shard, "a newer primary is known: this one steps down");
+        self.close(shard);
+        self.let_go(shard);
+    }
+
+    /// Looks at every shard with other copies: who is slow, who joins, what waits.
+    pub(super) fn look_at_copies(&mut self, now: Instant) {
+        if self.map.standbys == 0 {
+            return;
+        }
+        let shards: Vec<_> = self.shards.keys().copied().collect();
+        for shard in shards {
+            self.propose(shard, now);
+            let Some(host) = self.shards.get_mut(&shard) else { continue };
+            match host.serving() {
+                Some(serving) => {
+                    self.saves.wanted |= serving.is_save_wanted();
+                    if serving.touched {
+                        self.touched.push(shard);
+                    }
+                }
+                None => self.let_go(shard),
+            }
+        }
+    }
+
+    fn propose(&mut self, shard: ShardId, now: Instant) {
+        let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
+            return;
+        };
+        if let Some(command) = serving.poll_proposal(&self.env.me, now) {
+            (self.env.propose)(command);
+        }
+    }
+}

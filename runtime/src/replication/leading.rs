@@ -1,0 +1,280 @@
+//! Shards that this node is the primary of: promotion, feeds, and the end of a primacy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_protocol::control::ShardConfig;
+use mainstay_protocol::id::{Epoch, NodeId, ShardId};
+use mainstay_protocol::replication::Position;
+use mainstay_protocol::replication::feed::{self, Effect, Feed};
+use mainstay_protocol::replication::in_sync::Copies;
+use mainstay_protocol::time::Instant;
+
+use super::Input;
+use super::copying::{self, CopyOut};
+use super::keeper::{Env, Keeper};
+use super::part::{Found, Leading, Part};
+use super::shadow::Start;
+use crate::chain::chain;
+use crate::clock;
+use crate::lane::Input as LaneInput;
+use crate::shard::Records;
+use crate::shard::copies::{Goes, Promoted, Told, Word};
+use crate::transport::replication::Event;
+
+/// Bytes on their way to one peer, over all shards; below what its connection may queue.
+const PEER_WINDOW_BYTES: u64 = 48 << 20;
+/// Bytes on their way to one copy, at least and at most.
+const WINDOW_BYTES_MIN: u64 = 64 << 10;
+const WINDOW_BYTES_MAX: u64 = 4 << 20;
+
+/// How long to wait after a copy that did not arrive.
+const COPY_AGAIN: Duration = Duration::from_millis(200);
+
+impl Keeper {
+    /// Makes a standby the primary that the map wants, once the states that its log needs are read.
+    pub(super) fn promote(&mut self, shard: ShardId) {
+        let Some(Part::Following(following)) = self.parts.get_mut(&shard) else { return };
+        let Some(epoch) = following.promoting else { return };
+        let succession = match following.standby.promote(epoch) {
+            Ok(succession) => succession,
+            Err(error) => {
+                tracing::warn!(%shard, epoch = epoch.0, %error, "not promoted");
+                following.promoting = None;
+                return;
+            }
+        };
+        // A save under way counts for nothing here: the primary saves again.
+        if let Some(saving) = following.saving.take() {
+            following.shadow.handle_saved(&saving, false);
+        }
+        let last = succession.history.last();
+        let heritage = match following.shadow.poll_heritage(last) {
+            Ok(Some(heritage)) => heritage,
+            Ok(None) => return self.read_for(shard),
+            Err(error) => {
+                (self.env.fatal)(format!("shard {shard}: {}", chain(&error)));
+                return;
+            }
+        };
+        let (history, tail) = (succession.history, heritage.tail);
+        let committed = succession.committed;
+        let config = feed::Config {
+            window_bytes: window(self.env.map.shards.len()),
+            ..feed::Config::default()
+        };
+        let feed = Feed::new(config, (shard, epoch), history, tail, committed);
+        let leading = Leading { epoch, feed, wanting: BTreeMap::new() };
+        self.parts.insert(shard, Part::Leading(Box::new(leading)));
+        let (map, records) = (Arc::clone(&self.env.map), heritage.records);
+        let serve_from = succession.serve_from;
+        let promoted = Promoted { shard, epoch, serve_from, records, map };
+        let lane = usize::from(self.env.lane(shard));
+        drop(self.env.lanes[lane].push(LaneInput::Promoted(Box::new(promoted))));
+        self.feed_copies(shard);
+        self.connect();
+    }
+
+    /// The map, for a shard that is led: whom to feed. The lane sees by itself when it is over.
+    pub(super) fn look_at_led(&mut self, shard: ShardId, config: &ShardConfig, claimed: bool) {
+        let led = self.parts.get_mut(&shard).and_then(Part::leading);
+        if claimed && led.is_some_and(|leading| leading.epoch == config.epoch) {
+            self.feed_copies(shard);
+        }
+    }
+
+    fn feed_copies(&mut self, shard: ShardId) {
+        let map = Arc::clone(&self.env.map);
+        let Some(config) = map.shard(shard) else { return };
+        let (me, now) = (self.env.me.node.clone(), clock::now());
+        self.with_feed(shard, |feed| feed.handle_copies(&me, &Copies::of(&map, config), now));
+    }
+
+    /// Keeps connections to those who are fed, and to nobody else.
+    pub(super) fn connect(&self) {
+        let mut wanted = BTreeSet::new();
+        for (shard, part) in &self.parts {
+            let Some(config) = self.env.map.shard(*shard) else { continue };
+            if matches!(part, Part::Leading(_)) {
+                wanted.extend(config.in_sync.keys().chain(&config.targets));
+            }
+        }
+        wanted.remove(&self.env.me.node);
+        for node in &wanted {
+            if let Some(member) = self.env.map.members.get(*node) {
+                self.env.replicator.connect(node, &member.peer_addr);
+            }
+        }
+        self.env.replicator.retain(|node| wanted.contains(node));
+    }
+
+    /// A lane tells how a shard of its goes on.
+    pub(super) fn handle_told(&mut self, told: Told) {
+        match told {
+            Told::Goes(goes) => self.handle_goes(goes),
+            Told::Saved { shard, epoch, upto, log_time } => {
+                let map = Arc::clone(&self.env.map);
+                let Some(leading) = self.parts.get_mut(&shard).and_then(Part::leading) else {
+                    return;
+                };
+                if leading.epoch != epoch {
+                    return;
+                }
+                let wanting = std::mem::take(&mut leading.wanting);
+                let (ready, later) =
+                    wanting.into_iter().partition(|(_, base)| base.seq <= upto.seq);
+                leading.wanting = later;
+                for (to, base) in BTreeMap::<NodeId, Position>::into_iter(ready) {
+                    let addr = map.members.get(&to).map(|member| member.peer_addr.clone());
+                    let addr = addr.unwrap_or_default();
+                    self.env.copy(CopyOut { shard, epoch, base, log_time, to, addr });
+                }
+            }
+            Told::Left { shard, records } => self.handle_left(shard, *records),
+        }
+    }
+
+    fn handle_goes(&mut self, goes: Goes) {
+        let Goes { shard, epoch, segments, committed, leases, round } = goes;
+        let now = clock::now();
+        self.with_feed_of(shard, epoch, |feed| {
+            if let Some(until) = leases {
+                feed.ask_leases(until);
+            }
+            for segment in segments {
+                feed.handle_segment(segment, now);
+            }
+            feed.handle_committed(committed, now);
+            if round {
+                feed.ask_round(now);
+            }
+        });
+    }
+
+    /// A lane let go of a shard: it is followed from here on, as its log goes.
+    fn handle_left(&mut self, shard: ShardId, records: Records) {
+        // What recovery gave to a lane is not led, and read from the disk again.
+        let part = self.parts.remove(&shard);
+        let Some(Part::Leading(leading)) = part else {
+            self.parts.extend(part.map(|part| (shard, part)));
+            return;
+        };
+        self.timers.set(shard, None);
+        let Leading { epoch, feed, .. } = *leading;
+        let Records { log_time, dedup, mut dirty, .. } = records;
+        dirty.forget_unsettled();
+        let applied = dirty.settled();
+        let start = Start { applied, log_time, dedup, dirty };
+        let (history, committed) = feed.into_log();
+        let found = Found { promised: epoch, history };
+        self.open(shard, found, Some((start, committed)));
+        self.connect();
+    }
+
+    /// News of a connection to a node that is fed.
+    pub(super) fn handle_event(&mut self, event: Event) {
+        let now = clock::now();
+        match event {
+            Event::Connected { node, .. } => {
+                let led = |(shard, part): (&ShardId, &Part)| {
+                    matches!(part, Part::Leading(_)).then_some(*shard)
+                };
+                let shards: Vec<_> = self.parts.iter().filter_map(led).collect();
+                for shard in shards {
+                    self.with_feed(shard, |feed| feed.handle_connected(&node, now));
+                }
+            }
+            Event::Answers { node, answers } => {
+                for answer in answers {
+                    let shard = answer.shard;
+                    self.with_feed(shard, |feed| feed.handle_answer(&node, &answer, now));
+                }
+            }
+            Event::Lost { node, why } => {
+                tracing::debug!(peer = %node, reason = chain(&why), "a standby's node is not fed");
+            }
+            Event::Unreachable { .. } => {}
+        }
+    }
+
+    /// A copy of a shard's states ended.
+    pub(super) fn handle_copied(
+        &mut self,
+        shard: ShardId,
+        epoch: Epoch,
+        to: &NodeId,
+        arrived: bool,
+    ) {
+        let now = clock::now();
+        self.with_feed_of(shard, epoch, |feed| feed.handle_copied(to, arrived, now));
+    }
+
+    /// Looks after feeds whose time has come.
+    pub(super) fn handle_timers(&mut self) {
+        let now = clock::now();
+        while let Some(shard) = self.timers.take_due(now) {
+            self.with_feed(shard, |feed| feed.handle_timeout(now));
+        }
+    }
+
+    fn with_feed_of(&mut self, shard: ShardId, epoch: Epoch, act: impl FnOnce(&mut Feed)) {
+        let led = self.parts.get_mut(&shard).and_then(Part::leading);
+        if led.is_some_and(|leading| leading.epoch == epoch) {
+            self.with_feed(shard, act);
+        }
+    }
+
+    /// Does something with a feed, and carries out what it wants.
+    fn with_feed(&mut self, shard: ShardId, act: impl FnOnce(&mut Feed)) {
+        let Some(Part::Leading(leading)) = self.parts.get_mut(&shard) else { return };
+        act(&mut leading.feed);
+        let epoch = leading.epoch;
+        while let Some(effect) = leading.feed.poll_effect() {
+            let word = match effect {
+                Effect::Send { to, append } => {
+                    // Who is not connected hears it once he is.
+                    drop(self.env.replicator.send(&to, append));
+                    continue;
+                }
+                Effect::Copy { to, base, .. } => {
+                    leading.wanting.insert(to, base);
+                    Word::WantsSaved(base.seq)
+                }
+                Effect::Holds { from, disk, upto } => Word::Holds(from, disk, upto),
+                Effect::Heard { from, disk, sent_at, promised } => {
+                    Word::Heard(from, disk, (sent_at, promised))
+                }
+                Effect::Regressed { from, disk, upto } => Word::Regressed(from, disk, upto),
+                Effect::Deposed { by } => Word::Deposed(by),
+            };
+            self.env.hear(shard, epoch, word);
+        }
+        let next: Option<Instant> = leading.feed.poll_timeout();
+        self.timers.set(shard, next);
+    }
+}
+
+/// Bytes that may be on their way to one copy of one shard: what waits for a peer has a bound, and
+/// all shards may wait for the same one.
+fn window(shards: usize) -> u64 {
+    (PEER_WINDOW_BYTES / u64::try_from(shards.max(1)).unwrap_or(u64::MAX))
+        .clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
+}
+
+impl Env {
+    /// Sends a copy of a shard's states.
+    fn copy(&self, copy: CopyOut) {
+        let (parts, inbox) = (Arc::clone(&self.copies), self.inbox.clone());
+        drop(self.runtime.spawn(async move {
+            let (shard, epoch, to) = (copy.shard, copy.epoch, copy.to.clone());
+            let sent = copying::send(&parts, copy).await;
+            if let Err(error) = &sent {
+                tracing::debug!(%shard, %to, error = chain(error), "a copy did not arrive");
+                // It is asked for again at once, and what fails now fails a moment later.
+                tokio::time::sleep(COPY_AGAIN).await;
+            }
+            drop(inbox.push(Input::Copied(shard, epoch, to, sent.is_ok())));
+        }));
+    }
+}
