@@ -118,8 +118,7 @@ fields! {
     "cluster.shards": runtime.cluster.shards in 1..=262_144 =>
         "Shards of a new cluster, fixed at its creation: many times the nodes it will ever have.";
     "cluster.standbys": runtime.cluster.standbys in 0..=4 =>
-        "Copies beside the primary in a new cluster, fixed at its creation. With 0 a lost node's \
-         shards wait for it; with more, writes wait for a second copy and another node takes over.";
+        "Copies beside the primary in a new cluster; with 0, a lost node's shards wait for it.";
     "cluster.voters": runtime.cluster.voters in 1..=5 =>
         "Members that vote in consensus: 1, 3 or 5.";
 

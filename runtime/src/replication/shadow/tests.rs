@@ -1,3 +1,5 @@
+//! A standby's states: what is applied when, from what, and what its successor gets.
+
 use mainstay_protocol::entry::{SegmentWriter, StoredReply};
 use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId};
 
