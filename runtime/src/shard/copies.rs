@@ -184,8 +184,9 @@ impl Serving {
     /// Time passed, as far as copies are concerned; and the set to propose, if one is.
     pub(crate) fn poll_proposal(&mut self, from: &Claim, now: Instant) -> Option<Command> {
         self.feeding.as_ref()?;
+        let before = self.primary.watermark();
         self.primary.handle_timeout(now);
-        self.touched |= self.primary.wants_round();
+        self.touched |= self.primary.wants_round() || self.primary.watermark() > before;
         let (version, in_sync) = self.primary.poll_proposal(now)?;
         let (shard, epoch) = (self.shard, self.epoch);
         let expect = Expect { epoch, version };

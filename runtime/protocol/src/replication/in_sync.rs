@@ -195,6 +195,7 @@ impl InSync {
     fn set_copies(&mut self, copies: Copies) {
         assert!(copies.in_sync.contains_key(&self.me), "a primary is in its in-sync set");
         let moved = copies.version != self.said.version;
+        let proposed = !moved && self.proposed_at.is_some();
         if moved {
             self.proposed_at = None;
         }
@@ -218,7 +219,7 @@ impl InSync {
             self.copies.push(copy);
         }
         // What a proposal may have made a member stays required until the version moves.
-        if !moved {
+        if proposed {
             let joining = before.into_iter().filter(|copy| copy.standing == Standing::Joining);
             self.copies.extend(joining);
         }
@@ -312,7 +313,9 @@ impl InSync {
         })
     }
 
-    /// Time passed, and the log ends at `last`: who holds writes up is noted.
+    /// Time passed, and the log ends at `last`: who holds writes up is noted. While nothing is
+    /// proposed, who is too slow to be proposed is in no set that may be accepted, and is not waited
+    /// for until it acknowledges something again: the watermark may move.
     pub fn handle_timeout(&mut self, last: Seq, now: Instant) {
         for copy in &mut self.copies {
             copy.behind = match copy.behind {
@@ -321,6 +324,16 @@ impl InSync {
                 _ => Some((now, copy.durable)),
             };
         }
+        if self.proposed_at.is_some() {
+            return;
+        }
+        let slow: Vec<_> = self.copies.iter().map(|copy| self.is_slow(copy, now)).collect();
+        for (copy, slow) in self.copies.iter_mut().zip(slow) {
+            if slow && copy.standing == Standing::Joining {
+                (copy.standing, copy.acked) = (Standing::Learner, false);
+            }
+        }
+        self.advance();
     }
 
     /// The set to propose now, if one is to be proposed: under [`Copies::version`].

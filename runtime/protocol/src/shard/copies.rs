@@ -107,6 +107,7 @@ impl<T> Primary<T> {
     pub(super) fn pass_for_copies(&mut self, now: Instant) {
         self.serves |= now >= self.serve_from;
         self.in_sync.handle_timeout(self.log.taken(), now);
+        self.handle_commit();
         self.confirm(now);
     }
 

@@ -134,6 +134,36 @@ fn who_was_refused_is_let_go_by_a_proposal_of_the_set_as_it_is() {
 }
 
 #[test]
+fn who_is_too_slow_to_be_proposed_is_not_waited_for() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    assert!(set.poll_proposal(ms(0)).is_some());
+    holds(&mut set, 1, 2);
+    set.handle_timeout(Seq(2), ms(0));
+    set.handle_timeout(Seq(2), ms(400));
+    let again = set.poll_proposal(ms(400));
+    assert_eq!(again, Some(claims(&[1, 2])), "n2 is slow too, but one would be too few");
+    set.handle_copies(copies(8, &[1, 2], &[1, 2, 3]));
+    holds(&mut set, 2, 2);
+    set.handle_timeout(Seq(2), ms(401));
+    assert_eq!(set.watermark(), Seq(2), "n3 is in no set that may be accepted");
+    assert_eq!(set.poll_proposal(ms(401)), None);
+    holds(&mut set, 3, 2);
+    assert_eq!(set.poll_proposal(ms(402)), Some(claims(&[1, 2, 3])), "it is back");
+}
+
+#[test]
+fn a_copy_that_lost_its_disk_before_it_was_proposed_is_not_waited_for() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 1));
+    let mut wiped = copies(7, &[1, 2], &[1, 2]);
+    wiped.wanted.insert(node(3), disk(33));
+    set.handle_copies(wiped);
+    (1..=2).for_each(|at| holds(&mut set, at, 2));
+    assert_eq!(set.watermark(), Seq(2));
+}
+
+#[test]
 fn a_member_that_holds_writes_up_is_proposed_away_and_waited_for_until_it_is() {
     let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
     (1..=3).for_each(|at| holds(&mut set, at, 1));
