@@ -243,12 +243,17 @@ impl InSync {
     }
 
     /// A copy says that it has nothing after `upto`, though it acknowledged more: an older disk was
-    /// put under it. It counts for nothing until it holds everything again, and is to leave.
+    /// put under it. It counts for nothing until it holds everything again. A member is to leave;
+    /// one that was to join, and is in no proposal yet, is a learner again.
     pub fn handle_regressed(&mut self, node: &NodeId, disk: DiskId, upto: Seq) {
+        let proposed = self.proposed_at.is_some();
         if let Ok(copy) = self.copy_mut(node, disk)
             && upto < copy.durable
         {
             (copy.durable, copy.acked, copy.lost) = (upto, false, true);
+            if copy.standing == Standing::Joining && !proposed {
+                copy.standing = Standing::Learner;
+            }
         }
     }
 
@@ -356,7 +361,8 @@ impl InSync {
     fn proposed_set(&self, now: Instant) -> BTreeMap<NodeId, DiskId> {
         let wanted = |copy: &Copy| self.said.wanted.get(&copy.node) == Some(&copy.disk);
         let joins = |copy: &&Copy| {
-            copy.standing == Standing::Joining && wanted(copy) && !self.is_slow(copy, now)
+            let joining = copy.standing == Standing::Joining;
+            joining && wanted(copy) && !copy.lost && !self.is_slow(copy, now)
         };
         let members = || self.copies.iter().filter(|copy| copy.standing == Standing::Member);
         // A set has one claim of a node: the one that it has stays while it may only grow.

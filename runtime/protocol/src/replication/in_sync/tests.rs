@@ -253,6 +253,22 @@ fn a_copy_that_lost_what_it_acknowledged_is_to_leave() {
 }
 
 #[test]
+fn a_copy_that_lost_what_it_acknowledged_does_not_join() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=3).for_each(|at| holds(&mut set, at, 5));
+    set.handle_regressed(&node(3), disk(3), Seq(2));
+    assert_eq!(set.poll_proposal(ms(0)), None);
+    (1..=2).for_each(|at| holds(&mut set, at, 6));
+    assert_eq!(set.watermark(), Seq(6), "it was not proposed: nobody waits for it");
+    holds(&mut set, 3, 6);
+    assert_eq!(set.poll_proposal(ms(1)), Some(claims(&[1, 2, 3])));
+    set.handle_regressed(&node(3), disk(3), Seq(2));
+    assert_eq!(set.poll_proposal(ms(101)), Some(claims(&[1, 2])), "not again");
+    (1..=2).for_each(|at| holds(&mut set, at, 7));
+    assert_eq!(set.watermark(), Seq(6), "but it may be a member");
+}
+
+#[test]
 fn a_lease_is_everybodys_promise_counted_from_when_it_was_asked_for() {
     let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
     set.handle_heard(&node(2), disk(2), ms(10), true).unwrap();
