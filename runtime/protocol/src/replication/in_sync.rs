@@ -370,7 +370,8 @@ impl InSync {
         let mut grown: BTreeMap<_, _> = self.copies.iter().filter(joins).map(claim).collect();
         grown.extend(members().map(claim));
 
-        let complete = self.said.wanted.keys().all(|node| grown.contains_key(node));
+        let mut wanted_claims = self.said.wanted.iter();
+        let complete = wanted_claims.all(|(node, disk)| grown.get(node) == Some(disk));
         let stays = |copy: &&Copy| {
             let surplus = complete && !self.said.wanted.contains_key(&copy.node);
             let gone = self.said.gone.contains(&copy.node);

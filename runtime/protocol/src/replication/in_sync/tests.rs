@@ -217,6 +217,16 @@ fn who_is_not_wanted_leaves_when_all_who_are_have_come() {
 }
 
 #[test]
+fn who_is_not_wanted_stays_while_the_copy_that_takes_its_place_is_on_a_lost_disk() {
+    let mut said = copies(7, &[1, 2, 3, 4], &[1, 3]);
+    said.wanted.insert(node(2), disk(22));
+    said.gone.insert(node(2));
+    let mut set = InSync::new(node(1), said, 2, Seq(1), Timing::default());
+    [1, 3, 4].into_iter().for_each(|at| holds(&mut set, at, 1));
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 3, 4])));
+}
+
+#[test]
 fn a_copy_on_a_new_disk_begins_anew() {
     let mut set = primary(&[1, 2], &[1, 2, 3], 2);
     (1..=3).for_each(|at| holds(&mut set, at, 1));
