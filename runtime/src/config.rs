@@ -168,8 +168,8 @@ impl Default for Config {
                 checkpoint_every: Duration::from_millis(500),
             },
             detection: Detection {
-                heartbeat: Duration::from_millis(250),
-                suspect_after: Duration::from_secs(1),
+                heartbeat: Duration::from_millis(100),
+                suspect_after: Duration::from_millis(400),
             },
         }
     }

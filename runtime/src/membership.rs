@@ -107,6 +107,11 @@ impl MembershipHandle {
         ControlAnswer::Alive { boot: self.known.me().boot, map_version }
     }
 
+    /// A connection to this node closed: it is asked at once whether it lives.
+    pub fn handle_lost(&self, node: &NodeId) {
+        self.tell(Lost { node: node.clone() });
+    }
+
     /// What this node thinks of the others.
     pub fn live(&self) -> watch::Receiver<Arc<LiveView>> {
         self.live.clone()
@@ -207,7 +212,8 @@ pub struct MembershipActor {
     /// Who said in its last heartbeat that its disk is full; and this node itself.
     full: BTreeSet<NodeId>,
     disk_full: bool,
-    /// The last heartbeat went out then.
+    /// The last heartbeat, and when it went out.
+    said: Option<Heartbeat>,
     sent_at: Instant,
     /// Who has not answered its last heartbeat yet, and since when.
     asked: BTreeMap<NodeId, Instant>,
@@ -235,6 +241,7 @@ pub fn start(parts: Parts) -> MembershipHandle {
         live: sender,
         full: BTreeSet::new(),
         disk_full: false,
+        said: None,
         sent_at: Instant::ZERO,
         asked: BTreeMap::new(),
     };
@@ -256,6 +263,12 @@ struct Heard {
     node: NodeId,
     boot: BootId,
     disk_full: bool,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Lost {
+    node: NodeId,
 }
 
 #[derive(Debug, Message)]
@@ -288,6 +301,14 @@ impl Handler<Heard> for MembershipActor {
     }
 }
 
+impl Handler<Lost> for MembershipActor {
+    type Result = ();
+
+    fn handle(&mut self, lost: Lost, ctx: &mut Context<Self>) {
+        self.ask(&lost.node, &ctx.address(), clock::now());
+    }
+}
+
 impl Handler<Stop> for MembershipActor {
     type Result = ();
 
@@ -299,7 +320,7 @@ impl Handler<Stop> for MembershipActor {
 impl Handler<Asked> for MembershipActor {
     type Result = ();
 
-    fn handle(&mut self, asked: Asked, _: &mut Context<Self>) {
+    fn handle(&mut self, asked: Asked, ctx: &mut Context<Self>) {
         let now = clock::now();
         self.asked.remove(&asked.node);
         match asked.result {
@@ -311,8 +332,13 @@ impl Handler<Asked> for MembershipActor {
             Err(failure) => {
                 let peer = asked.node.as_str().to_owned();
                 metrics::counter!("mainstay_heartbeats_missed_total", "peer" => peer).increment(1);
-                if matches!(failure, AskFailure::NotSent { .. }) {
-                    self.detector.handle_closed(&asked.node, asked.boot, now);
+                match failure {
+                    AskFailure::NotSent { .. } => {
+                        self.detector.handle_closed(&asked.node, asked.boot, now);
+                    }
+                    // the connection ended, or the peer is slow: who refuses the next one is gone
+                    AskFailure::NoAnswer { .. } => self.ask(&asked.node, &ctx.address(), now),
+                    AskFailure::Rejected(_) | AskFailure::Refused { .. } => {}
                 }
             }
         }
@@ -386,7 +412,7 @@ impl MembershipActor {
         let me = self.known.me();
         let progress = (self.progress)();
         self.disk_full = progress.disk_full;
-        let heartbeat = Heartbeat {
+        self.said = Some(Heartbeat {
             node: me.node.clone(),
             boot: me.boot,
             map_version: state.version,
@@ -394,28 +420,41 @@ impl MembershipActor {
             storage_age_ms: progress.storage_age_ms,
             disk_full: progress.disk_full,
             state_bytes: progress.state_bytes,
-        };
-        // silence of this long is one heartbeat missed, not the end of a peer
-        let patience = self.heartbeat * 4;
+        });
+        let patience = self.patience();
         self.asked.retain(|_, since| now.saturating_since(*since) < patience * 2);
-        for (node, member) in state.members.iter().filter(|(node, _)| **node != me.node) {
-            if self.asked.contains_key(node) {
-                continue;
-            }
-            self.asked.insert(node.clone(), now);
-            let body = ControlBody::Heartbeat(heartbeat.clone());
-            let asking = self.caller.ask(&member.peer_addr, Some(node.clone()), body, patience);
-            let (node, boot, address) = (node.clone(), member.boot, address.clone());
-            tokio::spawn(async move {
-                let result = match asking.await {
-                    Ok(ControlAnswer::Alive { boot, .. }) => Ok(boot),
-                    Ok(_) => Err(AskFailure::Refused { reason: "another answer".to_owned() }),
-                    Err(failure) => Err(failure),
-                };
-                if address.try_send(Asked { node, boot, result }).is_err() {
-                    tracing::debug!("the membership room is full or gone");
-                }
-            });
+        for node in state.members.keys().filter(|node| **node != me.node) {
+            self.ask(node, address, now);
         }
+    }
+
+    /// How long an answer may take: silence of this long is one heartbeat missed, not the end of a
+    /// peer.
+    fn patience(&self) -> Duration {
+        self.heartbeat * 4
+    }
+
+    /// Sends the newest heartbeat to a member, unless it still has to answer another one.
+    fn ask(&mut self, node: &NodeId, address: &Addr<Self>, now: Instant) {
+        let state = Arc::clone(&self.state.borrow());
+        let (Some(member), Some(heartbeat)) = (state.members.get(node), &self.said) else { return };
+        if self.asked.contains_key(node) {
+            return;
+        }
+        self.asked.insert(node.clone(), now);
+        let body = ControlBody::Heartbeat(heartbeat.clone());
+        let (to, patience) = (Some(node.clone()), self.patience());
+        let asking = self.caller.ask(&member.peer_addr, to, body, patience);
+        let (node, boot, address) = (node.clone(), member.boot, address.clone());
+        tokio::spawn(async move {
+            let result = match asking.await {
+                Ok(ControlAnswer::Alive { boot, .. }) => Ok(boot),
+                Ok(_) => Err(AskFailure::Refused { reason: "another answer".to_owned() }),
+                Err(failure) => Err(failure),
+            };
+            if address.try_send(Asked { node, boot, result }).is_err() {
+                tracing::debug!("the membership room is full or gone");
+            }
+        });
     }
 }

@@ -118,6 +118,8 @@ pub struct Setup {
     pub dirty_bytes: u64,
     /// How often applied states go into snapshots.
     pub save_every: Duration,
+    /// To be called when a connection to a node closed that was open.
+    pub lost: Arc<dyn Fn(&NodeId) + Send + Sync>,
     /// To be called when this node must end before it does harm.
     pub fatal: Arc<dyn Fn(String) + Send + Sync>,
     /// Where copies of states arrive.

@@ -37,8 +37,8 @@ pub struct Config {
     /// Silence after which it is dead. Short, and a busy machine kills healthy peers; long, and
     /// its shards are away that much longer.
     pub dead_after: Duration,
-    /// How long after its socket closed it is dead, when nothing is heard meanwhile. At least the
-    /// time in which it connects again.
+    /// How long after it refused a connection it is dead, when nothing is heard meanwhile: nobody
+    /// listens at its address any more.
     pub closed_after: Duration,
     /// A lateness of the detector itself after which it knows nothing about anyone.
     pub pause: Duration,
@@ -52,7 +52,7 @@ impl Config {
             tick: heartbeat / 2,
             suspect_after: dead_after / 2,
             dead_after,
-            closed_after: (heartbeat * 3).min(dead_after),
+            closed_after: (heartbeat / 2).min(dead_after),
             pause: dead_after / 2,
         }
     }

@@ -192,6 +192,12 @@ impl Cluster {
                 first.offer(entity.key, shard, seq, bytes);
             }
         }
+        // With standbys the tables hold what others serve as well.
+        let map = self.map();
+        let served = |shard: ShardId| {
+            let config = map.shard(shard);
+            map.standbys == 0 || config.is_some_and(|config| is_claimed(config, &self.0.me))
+        };
         // Pages come by shard, so the first keys of all are known at the end only.
         let mut cursor: Option<ScanCursor> = None;
         loop {
@@ -199,7 +205,9 @@ impl Cluster {
             let scan = Scan { kind, prefix: prefix.to_owned(), after, limit: SCAN_PAGE };
             let page = answered(|done| self.0.state.scan(scan, done)).await?;
             for ScanRow { shard, key, seq, bytes } in page.rows {
-                first.offer(key, shard, seq, bytes);
+                if served(shard) {
+                    first.offer(key, shard, seq, bytes);
+                }
             }
             cursor = page.next;
             if cursor.is_none() {

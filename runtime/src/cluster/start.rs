@@ -334,7 +334,7 @@ impl Node {
         phase: &watch::Sender<Phase>,
     ) -> Result<Replication, StartError> {
         let limits = &self.config.limits;
-        let phase = phase.clone();
+        let (phase, membership) = (phase.clone(), control.plane.membership());
         let arriving = CopyIn::new(storage.state().clone(), Arriving(inbox.clone()));
         let setup = replication::Setup {
             me: self.me.clone(),
@@ -350,6 +350,7 @@ impl Node {
             dedup: dedup::Config { bytes_max: u64::MAX, retention: limits.dedup_retention },
             dirty_bytes: limits.dirty_bytes,
             save_every: self.config.storage.checkpoint_every,
+            lost: Arc::new(move |node| membership.handle_lost(node)),
             fatal: Arc::new(move |reason| fail(&phase, StartError::Copies(reason))),
         };
         Replication::start(setup).map_err(|error| StartError::Thread(error.to_string()))

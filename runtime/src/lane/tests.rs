@@ -1,5 +1,6 @@
 //! A lane without its thread: the test says when the journal's answers and the maps arrive.
 
+mod fed;
 mod fenced;
 mod moves;
 
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use mainstay_protocol::control::{Claim, ClusterState, Handoff, Member, MemberState, ShardConfig};
+use mainstay_protocol::control::{
+    Claim, ClusterState, Command, Handoff, Member, MemberState, ShardConfig,
+};
 use mainstay_protocol::id::{
     BootId, ClusterId, DiskId, EntityId, Epoch, IdempotencyKey, Key, KindId, NodeId, RequestId,
     Seq, ShardId,
@@ -30,6 +33,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::entity::host::KindHost;
 use crate::prelude::*;
+use crate::shard::copies::Told;
 use crate::shard::handoff::Departure;
 use crate::storage::{self, Storage, Writer};
 use crate::transport::reply::Envelope;
@@ -123,6 +127,10 @@ impl CallPort for Recorder {
     }
 }
 
+fn note<T>(noted: &Mutex<Vec<T>>, new: impl IntoIterator<Item = T>) {
+    noted.lock().unwrap().extend(new);
+}
+
 /// The lane of node `n1`, with one shard.
 struct Rig {
     core: Core,
@@ -130,6 +138,10 @@ struct Rig {
     calls: LocalCalls,
     registry: Arc<Registry>,
     departures: Arc<Mutex<Vec<Departure>>>,
+    /// What those who feed other copies were told.
+    told: Arc<Mutex<Vec<Told>>>,
+    /// What was proposed to the control plane.
+    proposed: Arc<Mutex<Vec<Command>>>,
     map: ClusterState,
     /// The journal's answers, while they are held back.
     held: Option<Vec<Input>>,
@@ -141,6 +153,11 @@ struct Rig {
 impl Rig {
     /// `n1` serves the shard in epoch 1.
     async fn new() -> Self {
+        Self::of(first_map()).await
+    }
+
+    /// A lane that sees this map.
+    async fn of(map: ClusterState) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::default();
         let inbox = LaneInbox::default();
@@ -157,6 +174,8 @@ impl Rig {
         let registry = Registry::new().entity::<Diary>().entity::<Cursed>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);
+        let (told, proposed) = (Arc::default(), Arc::default());
+        let (tells, proposes) = (Arc::clone(&told), Arc::clone(&proposed));
         let asked = Arc::new(Recorder::default());
         let env = Env {
             lane: 0,
@@ -174,12 +193,11 @@ impl Rig {
             map_version: 0,
             shards_total: 1,
             limits: config.limits.clone(),
-            told: Arc::new(drop),
-            propose: Arc::new(drop),
+            told: Arc::new(move |told| note(&tells, told)),
+            propose: Arc::new(move |command| note(&proposes, [command])),
             departures: Arc::new(move |departure| departed.lock().unwrap().push(departure)),
             dirty_bytes: std::cell::Cell::new(0),
         };
-        let map = first_map();
         let make = Make {
             lanes: 1,
             turns_per_pass: 256,
@@ -193,6 +211,8 @@ impl Rig {
             calls: LocalCalls::start(1, &tokio::runtime::Handle::current()),
             registry,
             departures,
+            told,
+            proposed,
             map,
             held: None,
             storage,

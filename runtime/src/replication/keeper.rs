@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mainstay_protocol::control::{Claim, ClusterState, ShardConfig};
 use mainstay_protocol::dedup;
-use mainstay_protocol::id::{Epoch, ShardId};
+use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::replication::Timing;
 use mainstay_protocol::time::Instant;
 use metrics::{Gauge, gauge};
@@ -53,6 +53,7 @@ pub(super) struct Env {
     pub(super) arriving: CopyIn<Arriving>,
     pub(super) dedup: dedup::Config,
     pub(super) fatal: Arc<dyn Fn(String) + Send + Sync>,
+    pub(super) lost: Arc<dyn Fn(&NodeId) + Send + Sync>,
 }
 
 /// When the feeds of shards that are led want to be looked at.
@@ -108,6 +109,7 @@ impl Keeper {
                 arriving: setup.arriving,
                 dedup: setup.dedup,
                 fatal: setup.fatal,
+                lost: setup.lost,
             },
             parts: BTreeMap::new(),
             timers: Timers::default(),

@@ -193,6 +193,7 @@ impl Keeper {
             }
             Event::Lost { node, why } => {
                 tracing::debug!(peer = %node, reason = chain(&why), "a standby's node is not fed");
+                (self.env.lost)(&node);
             }
             Event::Unreachable { .. } => {}
         }
