@@ -6,12 +6,13 @@
 //!            v                      |   |           v
 //!   (new) -> asking --one append--> ?  -+--> streaming --many appends, a window of bytes-->
 //!            |                                      |
-//!            | older than what is kept              | nothing heard for a while: ask again
+//!            | older than what is kept              | a new connection
 //!            v                                      |
 //!          copying --copied--> asking <-------------+
 //! ```
 //! Entries are kept until every other copy holds them, or up to a limit; a copy that is further
-//! behind gets the states themselves. A slow copy costs its window and that limit, no more.
+//! behind gets the states themselves. A slow copy costs its window and that limit, no more: when it
+//! owes an answer it is asked by a heartbeat, and says whether it lacks what was sent.
 //!
 //! A shard at rest sends nothing: everybody holds everything and knows it. Whether a member lives
 //! is the failure detector's to say, for all shards at once.
@@ -221,7 +222,7 @@ impl Feed {
     /// A connection to this node is new: what was on its way may be lost.
     pub fn handle_connected(&mut self, node: &NodeId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.ask_again(&self.history, now);
+            peer.handle_connected(&self.history, now);
         }
         self.pump(now);
     }
@@ -247,7 +248,7 @@ impl Feed {
         match answer.what {
             Told::Heard { sent_at, promised } => {
                 let sent_at = Instant::from_nanos(sent_at);
-                peer.heard = peer.heard.max(sent_at);
+                peer.handle_heard(sent_at, now);
                 self.effects.push_back(Effect::Heard { from, disk, sent_at, promised });
                 return;
             }
@@ -299,19 +300,33 @@ impl Feed {
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Instant) {
-        for peer in self.peers.values_mut() {
-            let late = |since: Instant| now >= since + self.config.ask_again;
-            if peer.owes_since.is_some_and(late) {
-                peer.ask_again(&self.history, now);
-            }
-        }
-        let due = |peer: &Peer| self.beat(peer).is_some_and(|due| now >= due);
+        let due = |peer: &Peer| {
+            let times = [self.asks(peer), self.beat(peer)];
+            times.into_iter().flatten().any(|due| now >= due)
+        };
         let due: Vec<_> = self.peers.iter().filter(|(_, peer)| due(peer)).collect();
         let due: Vec<_> = due.into_iter().map(|(node, _)| node.clone()).collect();
         for node in due {
+            self.remind(&node, now);
             self.send(&node, now);
         }
         self.pump(now);
+    }
+
+    /// When a copy is asked again that owes an answer.
+    fn asks(&self, peer: &Peer) -> Option<Instant> {
+        peer.owes_since.map(|since| since + self.config.ask_again)
+    }
+
+    /// A copy that is late with an answer is asked by a heartbeat at the end of what was sent: it
+    /// acknowledges, or answers a gap if something was lost. Its disk may be slow only.
+    fn remind(&mut self, node: &NodeId, now: Instant) {
+        let late = self.peers.get(node).and_then(|peer| self.asks(peer));
+        if let Some(peer) = self.peers.get_mut(node)
+            && late.is_some_and(|due| now >= due)
+        {
+            peer.owes_since = Some(now);
+        }
     }
 
     /// When a copy is to hear something, if it is: that a promise is wanted, or what is committed.
@@ -324,8 +339,7 @@ impl Feed {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let asked = |peer: &Peer| peer.owes_since.map(|since| since + self.config.ask_again);
-        let each = self.peers.values().flat_map(|peer| [asked(peer), self.beat(peer)]);
+        let each = self.peers.values().flat_map(|peer| [self.asks(peer), self.beat(peer)]);
         each.flatten().min()
     }
 

@@ -66,11 +66,19 @@ impl Peer {
         self.owes_since = None;
     }
 
-    /// Nothing was heard: from where it surely is, or from where it was asked.
-    pub(super) fn ask_again(&mut self, history: &History, now: Instant) {
+    /// What was on its way may be lost: it is asked where it surely is, or where it was asked.
+    pub(super) fn handle_connected(&mut self, history: &History, now: Instant) {
         let surely = self.matched > Seq(0);
         let from = if surely { place(history, self.matched) } else { self.asked };
         self.ask(from, now);
+    }
+
+    /// It heard an append that was sent then. What it owes may take its disk a while.
+    pub(super) fn handle_heard(&mut self, sent_at: Instant, now: Instant) {
+        self.heard = self.heard.max(sent_at);
+        if self.owes_since.is_some_and(|since| sent_at >= since) {
+            self.owes_since = Some(now);
+        }
     }
 
     /// The states are sent.

@@ -48,6 +48,8 @@ struct Rig {
     held: Seq,
     copies: Vec<Position>,
     appends: Vec<Append>,
+    /// What the standby's disk has not synced yet, while it stalls.
+    stalled: Option<Vec<standby::Ticket>>,
 }
 
 impl Rig {
@@ -65,13 +67,19 @@ impl Rig {
         let (history_of, committed) = (history(theirs), Seq(0));
         let kept = Kept { promised: Epoch(4), history: history_of, committed, whole: true };
         let standby = Standby::new((SHARD, disk(2), 1), kept, Timing::default(), Instant::ZERO);
-        let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, Seq(0));
+        let known = tail.first().map_or(history(ours).last().seq, |it| Seq(it.first.0 - 1));
+        let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, known);
         let (copies, appends) = (Vec::new(), Vec::new());
-        let mut rig = Self { feed, standby, now: ms(1), held: Seq(0), copies, appends };
-        let in_sync = [(node(1), disk(1)), (node(2), disk(2))].into();
-        let said = Copies { in_sync, ..Copies::default() };
-        rig.feed.handle_copies(&node(1), &said, rig.now);
+        let (now, held, stalled) = (ms(1), Seq(0), None);
+        let mut rig = Self { feed, standby, now, held, copies, appends, stalled };
+        rig.feeds(&[1, 2]);
         rig
+    }
+
+    fn feeds(&mut self, nodes: &[u8]) {
+        let in_sync = nodes.iter().map(|at| (node(*at), disk(*at))).collect();
+        let said = Copies { in_sync, ..Copies::default() };
+        self.feed.handle_copies(&node(1), &said, self.now);
     }
 
     fn append(&mut self, segment: Segment) {
@@ -99,7 +107,10 @@ impl Rig {
     fn answer(&mut self) {
         while let Some(effect) = self.standby.poll_effect() {
             match effect {
-                standby::Effect::Persist { ticket, .. } => self.standby.handle_durable(ticket),
+                standby::Effect::Persist { ticket, .. } => match &mut self.stalled {
+                    Some(tickets) => tickets.push(ticket),
+                    None => self.standby.handle_durable(ticket),
+                },
                 standby::Effect::Answer(answer) => {
                     self.feed.handle_answer(&node(2), &answer, self.now);
                 }
@@ -176,9 +187,35 @@ fn a_copy_that_answers_nothing_costs_its_window() {
     for seq in 11..400 {
         rig.append(segment(5, seq, seq));
         rig.deliver(false);
+        rig.sleep(10);
     }
     let bytes: u64 = rig.appends[sent..].iter().map(Append::bytes).sum();
     assert!((2_000..2_600).contains(&bytes), "{bytes}");
+}
+
+#[test]
+fn a_copy_whose_disk_stalls_gets_every_entry_once() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.deliver(true);
+    rig.stalled = Some(Vec::new());
+    let sent = rig.appends.len();
+    let new = [segment(5, 11, 11), segment(5, 12, 13)];
+    for segment in new.clone() {
+        rig.append(segment);
+    }
+    for _ in 0..10 {
+        rig.deliver(true);
+        rig.sleep(100);
+    }
+    let bytes: u64 = rig.appends[sent..].iter().map(Append::bytes).sum();
+    assert_eq!(bytes, new.iter().map(|segment| segment.bytes.len() as u64).sum::<u64>());
+    assert!(rig.appends.len() >= sent + 10, "it is asked all the same");
+    for ticket in rig.stalled.take().unwrap() {
+        rig.standby.handle_durable(ticket);
+    }
+    rig.deliver(true);
+    rig.answer();
+    assert_eq!(rig.feed.matched(), Seq(13));
 }
 
 #[test]
@@ -188,7 +225,7 @@ fn a_shard_at_rest_is_silent_once_everybody_knows_what_is_committed() {
     rig.deliver(true);
     rig.feed.handle_committed(Seq(11), rig.now);
     rig.deliver(true);
-    assert_eq!(rig.standby.committed(), Seq(0), "the next append would tell it");
+    assert_eq!(rig.standby.committed(), Seq(10), "the next append would tell it");
     assert!(rig.feed.poll_timeout().is_some());
     rig.sleep(25);
     rig.deliver(true);
