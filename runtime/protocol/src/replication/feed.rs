@@ -132,7 +132,11 @@ pub struct Feed {
 
 impl Feed {
     /// The feed of an epoch that begins: `tail` are the last segments of the log, which ends where
-    /// `history` does.
+    /// `history` does. All that is not known to be committed belongs to the tail: a member that
+    /// lacks some of it can be sent neither those entries nor, before they are committed, the states.
+    ///
+    /// # Panics
+    /// When the tail begins later.
     pub fn new(
         config: Config,
         (shard, epoch): (ShardId, Epoch),
@@ -142,6 +146,8 @@ impl Feed {
     ) -> Self {
         let end = history.last().seq;
         history.forget_below(tail.first().map_or(end, |first| Seq(first.first.0 - 1)));
+        let begins = history.base().seq;
+        assert!(begins <= committed, "a feed's tail reaches down to what is committed");
         let kept_bytes = tail.iter().map(|segment| segment.bytes.len() as u64).sum();
         Self {
             config,

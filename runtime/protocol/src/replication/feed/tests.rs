@@ -219,6 +219,13 @@ fn a_copy_whose_disk_stalls_gets_every_entry_once() {
 }
 
 #[test]
+#[should_panic(expected = "reaches down to what is committed")]
+fn entries_that_may_be_uncommitted_are_part_of_the_tail() {
+    let tail = vec![segment(4, 8, 10)];
+    Feed::new(Config::default(), (SHARD, Epoch(5)), history(&[(4, 10)]), tail, Seq(5));
+}
+
+#[test]
 fn a_shard_at_rest_is_silent_once_everybody_knows_what_is_committed() {
     let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
     rig.append(segment(5, 11, 11));
