@@ -96,10 +96,13 @@ fn draw_settings(rng: &mut Rng, planted: Option<Planted>) -> Settings {
         patience: Duration::from_millis(pick(rng, [40, 120, 300])),
         propose_again: Duration::from_millis(pick(rng, [20, 100])),
     };
+    let (window_bytes, append_bytes) = (pick(rng, [200, 4 << 20]), pick(rng, [60, 1 << 20]));
+    let retain_bytes = pick(rng, [100, 600, 1 << 20]);
     let feed = feed::Config {
-        window_bytes: pick(rng, [200, 4 << 20]),
-        append_bytes: pick(rng, [60, 1 << 20]),
-        retain_bytes: pick(rng, [100, 600, 1 << 20]),
+        window_bytes,
+        append_bytes,
+        retain_bytes,
+        recent_bytes: retain_bytes / 2,
         ask_again: Duration::from_millis(pick(rng, [15, 60])),
         heartbeat: promise / 4,
     };

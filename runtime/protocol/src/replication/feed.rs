@@ -10,9 +10,10 @@
 //!            v                                      |
 //!          copying --copied--> asking <-------------+
 //! ```
-//! Entries are kept until every other copy holds them, or up to a limit; a copy that is further
-//! behind gets the states themselves. A slow copy costs its window and that limit, no more: when it
-//! owes an answer it is asked by a heartbeat, and says whether it lacks what was sent.
+//! Entries are kept until every other copy holds them, and a little longer, or up to a limit; a copy
+//! that is further behind gets the states themselves. A slow copy costs its window and that limit,
+//! no more: when it owes an answer it is asked by a heartbeat, and says whether it lacks what was
+//! sent.
 //!
 //! A shard at rest sends nothing: everybody holds everything and knows it. Whether a member lives
 //! is the failure detector's to say, for all shards at once.
@@ -38,8 +39,12 @@ pub struct Config {
     pub window_bytes: u64,
     /// Bytes of one append, unless one segment has more.
     pub append_bytes: u64,
-    /// Bytes of committed entries that are kept for copies that lack them.
+    /// Bytes of committed entries that are kept for copies that lack them. Of one shard: whoever
+    /// makes the feed divides what its node has for all of them.
     pub retain_bytes: u64,
+    /// Bytes of committed entries that are kept when nobody lacks them, so that a copy that was away
+    /// for a moment needs no states. Of one shard, like the others.
+    pub recent_bytes: u64,
     /// A copy that owes an answer for so long is asked again.
     pub ask_again: Duration,
     /// How often promises are asked for, while the shard serves queries.
@@ -52,6 +57,7 @@ impl Default for Config {
             window_bytes: 4 << 20,
             append_bytes: 1 << 20,
             retain_bytes: 8 << 20,
+            recent_bytes: 1 << 20,
             ask_again: Duration::from_millis(100),
             heartbeat: Duration::from_millis(25),
         }
@@ -421,7 +427,7 @@ impl Feed {
         self.effects.push_back(Effect::Send { to: node.clone(), append });
     }
 
-    /// Lets go of entries that nobody lacks, or that are more than are kept.
+    /// Lets go of entries that are more than are kept: of those that nobody lacks fewer are.
     fn forget(&mut self) {
         let needed = |peer: &Peer| match peer.stage {
             Stage::Copying { base } => base,
@@ -429,8 +435,9 @@ impl Feed {
         };
         let held = self.peers.values().map(needed).min().unwrap_or(self.committed);
         while let Some(front) = self.kept.front() {
-            let spare = front.last <= held || self.kept_bytes > self.config.retain_bytes;
-            if !spare || front.last > self.committed {
+            let lacked = front.last > held;
+            let most = if lacked { self.config.retain_bytes } else { self.config.recent_bytes };
+            if self.kept_bytes <= most || front.last > self.committed {
                 break;
             }
             self.kept_bytes -= front.bytes.len() as u64;

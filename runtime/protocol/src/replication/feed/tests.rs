@@ -267,7 +267,8 @@ fn a_newer_epoch_deposes() {
 
 #[test]
 fn what_everybody_holds_is_not_kept() {
-    let mut rig = Rig::new(&[(4, 10)], vec![segment(4, 5, 10)], &[(4, 10)]);
+    let config = Config { recent_bytes: 0, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 10)], vec![segment(4, 5, 10)], &[(4, 10)]);
     for seq in 11..20 {
         rig.append(segment(5, seq, seq));
     }
@@ -275,6 +276,32 @@ fn what_everybody_holds_is_not_kept() {
     rig.deliver(true);
     rig.feed.handle_committed(Seq(19), rig.now);
     assert_eq!((rig.feed.kept_bytes(), rig.feed.matched()), (0, Seq(19)));
+}
+
+/// A copy that restarts while others write, with so many recent bytes kept: the copies of states
+/// that it takes.
+fn copies_for_one_that_was_away(recent_bytes: u64) -> usize {
+    let config = Config { recent_bytes, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 10)], vec![], &[(4, 10)]);
+    rig.append(segment(5, 11, 11));
+    rig.deliver(true);
+    rig.feed.handle_committed(Seq(11), rig.now);
+    rig.feeds(&[1]);
+    for seq in 12..20 {
+        rig.append(segment(5, seq, seq));
+        rig.feed.handle_committed(Seq(seq), rig.now);
+    }
+    assert!(rig.feed.kept_bytes() <= recent_bytes);
+    rig.feeds(&[1, 2]);
+    rig.deliver(true);
+    assert_eq!(rig.copies.is_empty(), rig.standby.last() == at(5, 19));
+    rig.copies.len()
+}
+
+#[test]
+fn a_copy_that_was_away_for_a_moment_needs_no_states() {
+    assert_eq!(copies_for_one_that_was_away(30), 1);
+    assert_eq!(copies_for_one_that_was_away(1 << 20), 0);
 }
 
 #[test]
