@@ -350,7 +350,7 @@ impl Node {
         if let Some(leading) = self.leading_mut()
             && mine == Some(config.epoch)
         {
-            leading.primary.handle_copies(copies.clone());
+            leading.primary.handle_copies(copies.clone(), at.now);
             leading.feed.handle_copies(&name, &copies, at.now);
             leading.hand_over(config.handoff.as_ref().map(|handoff| handoff.to.clone()));
         } else if config.primary.as_ref() == Some(&claim) || self.resumes(map) {

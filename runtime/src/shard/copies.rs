@@ -14,6 +14,7 @@ use mainstay_protocol::replication::in_sync::Copies;
 use mainstay_protocol::time::{Instant, LogTime};
 
 use super::{Records, Serving};
+use crate::clock;
 use crate::lane::env::Env;
 
 /// Promises are asked for as long after a reply that needs a lease.
@@ -175,7 +176,7 @@ impl Serving {
     /// What the map says of the copies.
     pub(crate) fn handle_copies(&mut self, env: &Env, copies: Copies) {
         if self.feeding.is_some() {
-            self.primary.handle_copies(copies);
+            self.primary.handle_copies(copies, clock::now());
             self.settle_committed(env);
             self.touched = true;
         }

@@ -23,6 +23,7 @@
 //! Leases and rounds are counted here too, since they ask the same copies.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use super::Timing;
 use crate::control::{ClusterState, MemberState, ShardConfig};
@@ -133,6 +134,19 @@ impl Copy {
     }
 }
 
+/// When the scene is to look again. It decides nothing, and counts for no state.
+#[derive(Debug, Clone, Default)]
+struct Wake {
+    /// Somebody joins, is lost or answers for the first time: a set may be proposed.
+    changed: bool,
+    /// The scene looked last then: it knows what was due.
+    looked_at: Instant,
+}
+
+impl Hash for Wake {
+    fn hash<H: Hasher>(&self, _state: &mut H) {}
+}
+
 /// The copies of a shard and how far each is, at its primary.
 #[derive(Debug, Clone, Hash)]
 pub struct InSync {
@@ -148,6 +162,7 @@ pub struct InSync {
     watermark: Seq,
     /// When a set was proposed last under this version.
     proposed_at: Option<Instant>,
+    wake: Wake,
     planted: Planted,
 }
 
@@ -168,6 +183,7 @@ impl InSync {
             noop,
             watermark: Seq::default(),
             proposed_at: None,
+            wake: Wake::default(),
             planted: Planted::default(),
         };
         this.set_copies(copies);
@@ -188,6 +204,7 @@ impl InSync {
         let outdated = copies.version < self.said.version || copies == self.said;
         if !outdated {
             self.set_copies(copies);
+            self.wake.changed = true;
             self.advance();
         }
     }
@@ -234,10 +251,13 @@ impl InSync {
     /// [`AckError::NotCopy`].
     pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
         let watermark = self.watermark;
+        let alone = self.copies.len() == 1;
         let copy = self.copy_mut(node, disk)?;
+        let first = !copy.acked && !alone;
         copy.acked = true;
         copy.durable = upto.max(copy.durable);
         copy.lost &= upto < watermark;
+        self.wake.changed |= first;
         self.advance();
         Ok(())
     }
@@ -254,6 +274,7 @@ impl InSync {
             if copy.standing == Standing::Joining && !proposed {
                 copy.standing = Standing::Learner;
             }
+            self.wake.changed = true;
         }
     }
 
@@ -305,6 +326,7 @@ impl InSync {
             let enough = copy.durable >= least || self.planted.has(Mutant::JoinBehind);
             if copy.standing == Standing::Learner && wanted && copy.acked && enough {
                 copy.standing = Standing::Joining;
+                self.wake.changed = true;
             }
         }
     }
@@ -322,6 +344,7 @@ impl InSync {
     /// proposed, who is too slow to be proposed is in no set that may be accepted, and is not waited
     /// for until it acknowledges something again: the watermark may move.
     pub fn handle_timeout(&mut self, last: Seq, now: Instant) {
+        self.wake = Wake { changed: false, looked_at: now };
         for copy in &mut self.copies {
             copy.behind = match copy.behind {
                 _ if copy.durable >= last => None,
@@ -339,6 +362,23 @@ impl InSync {
             }
         }
         self.advance();
+    }
+
+    /// When to call [`Self::handle_timeout`] and then [`Self::poll_proposal`]; the log ends at `last`.
+    /// Once time was told, this is later.
+    pub fn poll_timeout(&self, last: Seq) -> Option<Instant> {
+        let behind = || self.others().filter(|copy| copy.durable < last);
+        if self.wake.changed || behind().any(|copy| copy.behind.is_none()) {
+            return Some(Instant::ZERO);
+        }
+        let untold = |due: &Instant| *due > self.wake.looked_at;
+        let slow = behind().filter_map(|copy| {
+            let (since, held) = copy.behind?;
+            let due = since + self.timing.patience;
+            (held != copy.durable || untold(&due)).then_some(due)
+        });
+        let again = self.proposed_at.map(|at| at + self.timing.propose_again);
+        slow.chain(again.filter(untold)).min()
     }
 
     /// The set to propose now, if one is to be proposed: under [`Copies::version`].

@@ -70,7 +70,8 @@ impl<T> Primary<T> {
         self.withdraw(ticket).map(|parcel| parcel.item)
     }
 
-    /// Time has passed: requests whose deadline passed in a queue are released as not executed.
+    /// Time has passed: requests whose deadline passed in a queue are released as not executed. Ask
+    /// [`Self::poll_proposal`] afterwards: somebody may be too slow now.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.pass_for_copies(now);
         if self.planted.has(Mutant::ExpiredRuns) {
@@ -89,7 +90,8 @@ impl<T> Primary<T> {
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.mailboxes.next_deadline().into_iter().chain(self.serves_at()).min()
+        let copies = self.in_sync.poll_timeout(self.log.taken());
+        self.mailboxes.next_deadline().into_iter().chain(self.serves_at()).chain(copies).min()
     }
 
     /// The rules of the door, in the order in which they are asked; nothing is changed.

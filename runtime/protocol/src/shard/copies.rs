@@ -64,13 +64,15 @@ impl<T> Primary<T> {
         self.in_sync.handle_regressed(node, disk, upto);
     }
 
-    /// The control plane says something of the copies.
+    /// The control plane says something of the copies. Who was asked and did not answer may not be
+    /// waited for any more.
     ///
     /// # Panics
     /// When this node is not in the set: it would be no primary any more.
-    pub fn handle_copies(&mut self, copies: Copies) {
+    pub fn handle_copies(&mut self, copies: Copies, now: Instant) {
         self.in_sync.handle_copies(copies);
         self.handle_commit();
+        self.confirm(now);
     }
 
     /// The in-sync set to propose to the control plane now, if one is to be proposed, and the

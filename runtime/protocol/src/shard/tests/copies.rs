@@ -52,6 +52,7 @@ fn without_one_it_waits_for_a_round_that_began_after_it() {
     assert_eq!((rig.released().as_str(), rig.primary.pending()), ("", 1));
     heard(&mut rig, 100, false);
     assert_eq!(rig.released(), "", "that append may have been sent before the query");
+    sleep(&mut rig, 101);
     heard(&mut rig, 101, false);
     assert_eq!(rig.released(), "q");
     assert!(!rig.primary.wants_round());
@@ -95,6 +96,7 @@ fn nothing_is_answered_before_the_promise_to_the_primary_before_is_over() {
     rig.commit();
     holds(&mut rig);
     assert_eq!((rig.released().as_str(), rig.primary.is_active()), ("", false));
+    sleep(&mut rig, 2);
     assert_eq!(rig.primary.poll_timeout(), Some(Instant::from_millis(60)));
     sleep(&mut rig, 59);
     assert_eq!(rig.released(), "");
@@ -118,4 +120,59 @@ fn nobody_joins_before_the_promise_to_the_primary_before_is_over() {
     assert_eq!(rig.primary.poll_proposal(rig.at.now), None);
     sleep(&mut rig, 60);
     assert!(rig.primary.poll_proposal(rig.at.now).is_some());
+}
+
+#[test]
+fn a_query_that_waits_for_a_dead_standby_is_answered_when_a_set_without_it_is_agreed() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    rig.run(query("a"), 'q', answer());
+    assert_eq!(rig.released(), "");
+    let alone = Copies { version: 9, ..Copies::single(node("n1"), disk("n1")) };
+    rig.primary.handle_copies(alone, rig.at.now);
+    assert_eq!(rig.released(), "q");
+}
+
+/// Waits for the timer, and for nothing else, until a set is proposed.
+fn proposed_by_timer(rig: &mut Rig) -> Vec<NodeId> {
+    for _ in 0..10 {
+        let due = rig.primary.poll_timeout().expect("something is due");
+        rig.at.now = rig.at.now.max(due);
+        rig.primary.handle_timeout(rig.at.now);
+        let next = rig.primary.poll_timeout();
+        assert!(next.is_none_or(|next| next > rig.at.now), "time was told: {next:?}");
+        if let Some((_, set)) = rig.primary.poll_proposal(rig.at.now) {
+            return set.into_keys().collect();
+        }
+    }
+    panic!("nothing is proposed");
+}
+
+#[test]
+fn its_timer_is_enough_to_let_a_dead_member_go() {
+    let at = Moment { now: Instant::from_millis(1), wall: LogTime(1) };
+    let mut post = post(&["n1", "n2", "n3"]);
+    post.copies.wanted = post.copies.in_sync.clone();
+    let primary = Primary::new(Config::default(), post, Recovered::default(), at.wall);
+    let mut rig = Rig { primary, at };
+    rig.commit();
+    holds(&mut rig);
+    assert_eq!(proposed_by_timer(&mut rig), [node("n1"), node("n2")]);
+    assert_eq!(rig.at.now, Instant::from_millis(301), "it was patient");
+    assert_eq!(proposed_by_timer(&mut rig), [node("n1"), node("n2")]);
+    assert_eq!(rig.at.now, Instant::from_millis(401), "again, without an answer");
+}
+
+#[test]
+fn its_timer_is_enough_to_let_a_copy_join() {
+    let mut rig = pair();
+    let mut said = rig.primary.in_sync().said().clone();
+    said.wanted = said.in_sync.clone();
+    said.wanted.insert(node("n3"), disk("n3"));
+    rig.primary.handle_copies(said, rig.at.now);
+    sleep(&mut rig, 50);
+    assert_eq!(rig.primary.poll_timeout(), None);
+    rig.primary.handle_holds(&node("n3"), disk("n3"), Seq(1)).unwrap();
+    assert_eq!(proposed_by_timer(&mut rig), [node("n1"), node("n2"), node("n3")]);
+    assert_eq!(rig.at.now, Instant::from_millis(50), "at once");
 }
