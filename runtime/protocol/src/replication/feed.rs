@@ -402,8 +402,8 @@ impl Feed {
             }
             bytes += segment.bytes.len() as u64;
             // The first may begin earlier, when what the copy has ends inside of it.
-            let Ok(Some(part)) = segment.from(peer.next.seq.next()) else { break };
-            segments.push(part);
+            let part = segment.from(peer.next.seq.next()).expect("what is kept decodes");
+            segments.push(part.expect("it ends after what the copy has"));
         }
         let prev = peer.next;
         if let Some(last) = segments.last() {

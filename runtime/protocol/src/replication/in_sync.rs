@@ -78,6 +78,12 @@ pub enum AckError {
         /// The node.
         node: NodeId,
     },
+    /// It heard an append that was not sent yet. Ignore it.
+    #[error("{node} heard an append that was not sent")]
+    NotSent {
+        /// The node.
+        node: NodeId,
+    },
     /// It is for entries that were never handed out: the copy holds another history.
     #[error("{node} acknowledges seq {upto:?}, the log ends at {last:?}")]
     BeyondLog {

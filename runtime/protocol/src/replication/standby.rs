@@ -249,12 +249,18 @@ impl Standby {
     fn find_new(&self, append: &Append) -> Result<(Vec<Segment>, Option<Seq>), AppendError> {
         let mut new = Vec::new();
         let mut cut = None;
+        let base = self.history.base();
         for segment in &append.segments {
+            // What it has at the base is older than what is here, and committed.
+            if segment.last > base.seq && segment.epoch < base.epoch {
+                let (at, committed) = (base.seq, self.committed.max(base.seq));
+                return Err(AppendError::BelowCommitted { at, committed });
+            }
             if cut.is_some() || segment.first > self.history.last().seq {
                 new.push(segment.clone());
                 continue;
             }
-            let first = segment.first.max(self.history.base().seq.next());
+            let first = segment.first.max(base.seq.next());
             let conflict = (first.0..=segment.last.0)
                 .map(Seq)
                 .find(|seq| self.history.epoch_at(*seq) != Some(segment.epoch));

@@ -52,6 +52,9 @@ impl<T> Primary<T> {
         (sent_at, promised): (Instant, bool),
         now: Instant,
     ) -> Result<(), AckError> {
+        if sent_at > now {
+            return Err(AckError::NotSent { node: node.clone() });
+        }
         let late = self.planted.has(Mutant::LeaseFromReceipt);
         let sent_at = if late { now } else { sent_at };
         self.in_sync.handle_heard(node, disk, sent_at, promised)?;

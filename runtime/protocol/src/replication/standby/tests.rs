@@ -231,3 +231,18 @@ fn what_the_map_has_left_behind_is_not_taken() {
     standby.handle_append(&append(2, at(0, 0), vec![], 0), Instant::ZERO).unwrap();
     assert!(effects(&mut standby).1.is_some(), "the promise is written before it counts");
 }
+
+#[test]
+fn entries_of_an_epoch_older_than_what_is_committed_here_stop_the_node() {
+    let kept = Kept {
+        promised: Epoch(3),
+        history: History::new(at(3, 10)),
+        committed: Seq(10),
+        whole: true,
+    };
+    let mut standby = Standby::new((SHARD, DISK, 1), kept, Timing::default(), Instant::ZERO);
+    let append = append(9, at(1, 5), vec![segment(1, 6, 12)], 0);
+    let refused = standby.handle_append(&append, Instant::ZERO);
+    let Err(AppendError::BelowCommitted { at, committed }) = refused else { panic!("{refused:?}") };
+    assert_eq!((at, committed), (Seq(10), Seq(10)));
+}

@@ -176,3 +176,12 @@ fn its_timer_is_enough_to_let_a_copy_join() {
     assert_eq!(proposed_by_timer(&mut rig), [node("n1"), node("n2"), node("n3")]);
     assert_eq!(rig.at.now, Instant::from_millis(50), "at once");
 }
+
+#[test]
+fn nobody_heard_what_was_not_sent() {
+    let mut rig = pair();
+    let heard = (Instant::from_millis(1000), true);
+    let refused = rig.primary.handle_heard(&node("n2"), disk("n2"), heard, rig.at.now);
+    assert_eq!(refused, Err(AckError::NotSent { node: node("n2") }));
+    assert!(!rig.primary.in_sync().has_lease(rig.at.now));
+}
