@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 27] = [
+pub const PLANTED: [Planted; 28] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -66,6 +66,7 @@ pub const PLANTED: [Planted; 27] = [
     Planted::Rule(Mutant::SetBelowMinimum),
     Planted::Rule(Mutant::ProposesBeforeServing),
     Planted::Rule(Mutant::LeavesBeforeConfirmed),
+    Planted::Rule(Mutant::NeverLetsGo),
     Planted::Rule(Mutant::NoLease),
     Planted::Rule(Mutant::LeaseOfOne),
     Planted::Rule(Mutant::LeaseFromReceipt),

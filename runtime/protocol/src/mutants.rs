@@ -75,6 +75,8 @@ pub enum Mutant {
     ProposesBeforeServing,
     /// Members leave the set though too few acknowledged the epoch.
     SetBelowMinimum,
+    /// Nobody is ever proposed away: neither who is gone or lost, nor who is slow.
+    NeverLetsGo,
     /// A copy that is to leave is not waited for any more before the control plane agrees.
     LeavesBeforeConfirmed,
     /// Queries need no lease.

@@ -1,5 +1,5 @@
-//! When the faults are over, somebody serves, everybody who should be in sync is, and all copies
-//! are the same (I11).
+//! When the faults are over, somebody serves, everybody who should be in sync is, by the disk that
+//! it has, everything is committed, and all copies are the same (I11).
 
 use super::{Invariant, Node, View};
 
@@ -25,6 +25,15 @@ impl Invariant for Heals {
         let wanted = config.targets.len();
         if config.in_sync.len() != wanted {
             return Err(format!("{wanted} copies are wanted, agreed on: {config:?}"));
+        }
+        for node in view.nodes {
+            if config.in_sync.get(&node.name).is_some_and(|disk| *disk != node.disk.id) {
+                return Err(format!("{} is in sync by a disk that is lost", node.name));
+            }
+        }
+        let leading = primary.leading().map(|leading| &leading.primary);
+        if leading.is_some_and(|leading| leading.watermark() < leading.last()) {
+            return Err(format!("not everything is committed\n{}", primary.describe()));
         }
         for node in view.nodes.iter().filter(|node| config.in_sync.contains_key(&node.name)) {
             if node.disk.synced.log != primary.disk.synced.log {

@@ -421,7 +421,8 @@ impl InSync {
         let stays = |copy: &&Copy| {
             let surplus = complete && !self.said.wanted.contains_key(&copy.node);
             let gone = self.said.gone.contains(&copy.node);
-            copy.node == self.me || !(gone || surplus || copy.lost || self.is_slow(copy, now))
+            let leaves = gone || surplus || copy.lost || self.is_slow(copy, now);
+            copy.node == self.me || !leaves || self.planted.has(Mutant::NeverLetsGo)
         };
         let shrunk: Vec<_> =
             members().filter(stays).chain(self.copies.iter().filter(joins)).collect();
