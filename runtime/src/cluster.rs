@@ -14,6 +14,7 @@ mod admin;
 mod doors;
 mod peers;
 mod phase;
+mod proposals;
 mod start;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::doors::Doors;
 use super::peers::{self, Progress};
 use super::phase::{enter, fail};
+use super::proposals::Proposals;
 use super::threads::{LaneMaker, SystemThread};
 use super::{Cluster, Ending, Ingress, Inner, Lane, Phase, port_of};
 use crate::clock;
@@ -139,7 +140,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         router: &router,
         moving: &moving,
         replication: &replication,
-        control: &control.handle,
+        proposals: Proposals::new(control.handle.clone(), system.handle.clone()),
         system: &system,
         map: control.handle.current(),
         blocking: node.blocking_room(),

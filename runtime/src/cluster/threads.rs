@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Actor, Addr, Arbiter};
-use mainstay_protocol::control::{ClusterState, Command};
+use mainstay_protocol::control::ClusterState;
 use mainstay_protocol::passivation::Passivation;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::Lane;
+use super::proposals::Proposals;
 use super::start::{Node, StartError};
 use crate::call::CallPort;
 use crate::config::Limits;
-use crate::control::ControlHandle;
 use crate::handoff::Mover;
 use crate::lane::core::{Core, Make};
 use crate::lane::env::{Env, NoPort};
@@ -76,7 +76,7 @@ pub(super) struct LaneMaker<'a> {
     pub(super) router: &'a Router,
     pub(super) moving: &'a Mover,
     pub(super) replication: &'a Replication,
-    pub(super) control: &'a ControlHandle,
+    pub(super) proposals: Proposals,
     pub(super) system: &'a SystemThread,
     pub(super) map: Arc<ClusterState>,
     pub(super) blocking: Arc<Semaphore>,
@@ -112,7 +112,7 @@ impl LaneMaker<'_> {
         let port: Arc<dyn CallPort> = Arc::new(self.router.clone());
         let moving = self.moving.clone();
         let told = self.replication.teller();
-        let propose = proposer(self.control.clone(), self.system.handle.clone());
+        let proposals = self.proposals.clone();
         let (me, registry) = (self.node.me.clone(), Arc::clone(&self.node.registry));
         let (slow_turn, lanes) = (config.lanes.slow_turn, self.node.lanes);
         let (turns_per_pass, save_every) =
@@ -136,7 +136,7 @@ impl LaneMaker<'_> {
                 shards_total: u32::try_from(map.shards.len()).unwrap_or(u32::MAX),
                 limits,
                 told: Arc::new(told),
-                propose: Arc::new(propose),
+                propose: Arc::new(move |shard, command| proposals.propose(shard, command)),
                 departures: Arc::new(move |departure: Departure| moving.depart(departure)),
                 dirty_bytes: std::cell::Cell::new(0),
             };
@@ -151,19 +151,6 @@ impl LaneMaker<'_> {
                 told.await
             })?
             .map_err(|_| StartError::Thread("a lane did not start".to_owned()))
-    }
-}
-
-/// Proposes what a lane wants of the control plane. Whether it came about is in the map, and what
-/// did not is wanted again.
-fn proposer(control: ControlHandle, runtime: tokio::runtime::Handle) -> impl Fn(Command) {
-    move |command| {
-        let control = control.clone();
-        drop(runtime.spawn(async move {
-            if let Err(error) = control.propose(command).await {
-                tracing::debug!(%error, "a lane's proposal was refused");
-            }
-        }));
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Env {
     /// Tells those who feed other copies how shards go on.
     pub told: Arc<dyn Fn(Vec<Told>) + Send + Sync>,
     /// Proposes a command to the control plane; what becomes of it is in the map.
-    pub propose: Arc<dyn Fn(Command) + Send + Sync>,
+    pub propose: Arc<dyn Fn(ShardId, Command) + Send + Sync>,
     /// Bytes of state that no snapshot holds, over all shards of the lane.
     pub dirty_bytes: Cell<u64>,
 }

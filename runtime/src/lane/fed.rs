@@ -67,6 +67,14 @@ impl Core {
         self.let_go(shard);
     }
 
+    /// A save of it is over, which was the last thing under way perhaps.
+    pub(super) fn let_go_if_fed(&mut self, shard: ShardId) {
+        let serves = |host: &ShardHost| host.is_serving().is_some();
+        if self.map.standbys > 0 && !self.shards.get(&shard).is_none_or(serves) {
+            self.let_go(shard);
+        }
+    }
+
     /// Gives a shard back that is not served any more, once nothing of it is under way.
     pub(super) fn let_go(&mut self, shard: ShardId) {
         let Some(host) = self.shards.remove(&shard) else { return };
@@ -133,8 +141,8 @@ impl Core {
         let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
             return;
         };
-        if let Some(command) = serving.poll_proposal(&self.env.me, now) {
-            (self.env.propose)(command);
+        if let Some(command) = serving.poll_proposal(&self.env, now) {
+            (self.env.propose)(shard, command);
         }
     }
 }

@@ -111,6 +111,7 @@ impl Core {
             }
             self.touch(shard);
             self.look_at_departure(shard);
+            self.let_go_if_fed(shard);
         }
     }
 }

@@ -194,7 +194,7 @@ impl Rig {
             shards_total: 1,
             limits: config.limits.clone(),
             told: Arc::new(move |told| note(&tells, told)),
-            propose: Arc::new(move |command| note(&proposes, [command])),
+            propose: Arc::new(move |_, command| note(&proposes, [command])),
             departures: Arc::new(move |departure| departed.lock().unwrap().push(departure)),
             dirty_bytes: std::cell::Cell::new(0),
         };

@@ -50,14 +50,25 @@ impl From<OpenedShard> for Start {
     }
 }
 
-/// Why entries cannot be applied: this copy differs from its primary's.
+/// Why entries cannot be applied.
 #[derive(Debug, thiserror::Error)]
-#[error("entry {seq:?} does not fit the state of its entity")]
-pub(super) struct Differs {
-    /// The entry.
-    pub seq: Seq,
-    /// What does not fit.
-    pub source: ApplyError,
+pub(super) enum Differs {
+    /// This copy differs from its primary's.
+    #[error("entry {seq:?} does not fit the state of its entity")]
+    State {
+        /// The entry.
+        seq: Seq,
+        /// What does not fit.
+        source: ApplyError,
+    },
+    /// Entries are missing before it.
+    #[error("entry {seq:?} comes after {applied:?}")]
+    Hole {
+        /// The entry.
+        seq: Seq,
+        /// The last one that was applied.
+        applied: Seq,
+    },
 }
 
 /// What a standby leaves to the primary that it becomes.
@@ -223,6 +234,10 @@ impl Shadow {
     fn advance(&mut self) -> Result<(), Differs> {
         while let Some(front) = self.due.front() {
             let entry = &front.entry;
+            let (seq, applied) = (entry.seq, self.applied.seq);
+            if seq != applied.next() {
+                return Err(Differs::Hole { seq, applied });
+            }
             let Some(row) = self.row_after(entry, None)? else {
                 ask(&mut self.bases, &mut self.asked, &mut self.wanted, entry);
                 break;
@@ -290,7 +305,7 @@ impl Shadow {
             return Ok(Some(After::AsBefore));
         }
         let next = delta::apply_change(base.map(|(_, bytes)| bytes), change)
-            .map_err(|source| Differs { seq: entry.seq, source })?;
+            .map_err(|source| Differs::State { seq: entry.seq, source })?;
         Ok(Some(next.map_or(After::AsBefore, After::Changed)))
     }
 

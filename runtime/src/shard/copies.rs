@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_protocol::control::{Claim, ClusterState, Command, Expect};
+use mainstay_protocol::control::{ClusterState, Command, Expect};
 use mainstay_protocol::entry::Segment;
 use mainstay_protocol::id::{DiskId, Epoch, NodeId, Seq, ShardId};
 use mainstay_protocol::replication::Position;
@@ -183,15 +183,16 @@ impl Serving {
     }
 
     /// Time passed, as far as copies are concerned; and the set to propose, if one is.
-    pub(crate) fn poll_proposal(&mut self, from: &Claim, now: Instant) -> Option<Command> {
+    pub(crate) fn poll_proposal(&mut self, env: &Env, now: Instant) -> Option<Command> {
         self.feeding.as_ref()?;
         let before = self.primary.watermark();
         self.primary.handle_timeout(now);
+        self.settle_committed(env);
         self.touched |= self.primary.wants_round() || self.primary.watermark() > before;
         let (version, in_sync) = self.primary.poll_proposal(now)?;
         let (shard, epoch) = (self.shard, self.epoch);
         let expect = Expect { epoch, version };
-        Some(Command::ProposeInSync { shard, expect, from: from.clone(), in_sync })
+        Some(Command::ProposeInSync { shard, expect, from: env.me.clone(), in_sync })
     }
 
     /// Somebody waits for a save that is not made yet.

@@ -172,6 +172,8 @@ impl super::ShardHost {
     /// The epoch and log time of what waits here, for its snapshots.
     pub(crate) fn stood(&self) -> Option<(LogTime, Epoch)> {
         match &self.stage {
+            // What is given back is saved by those who follow it.
+            Stage::Waiting(_) if self.fed => None,
             Stage::Waiting(records) => Some((records.log_time, records.epoch)),
             Stage::Opening(_) | Stage::Serving(_) | Stage::Closing(_) => None,
         }

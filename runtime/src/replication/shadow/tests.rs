@@ -147,8 +147,16 @@ fn a_patch_of_other_bytes_is_found() {
     let mut shadow = shadow();
     hold(&mut shadow, 1, vec![put(1, "a", "one"), patch(2, "a", "other", "two")]);
     let differs = shadow.commit(Seq(2)).unwrap_err();
-    assert_eq!(differs.seq, Seq(2));
+    assert!(matches!(differs, Differs::State { seq: Seq(2), .. }), "{differs}");
     assert_eq!(shadow.applied(), at(1, 1), "it stays where it was right");
+}
+
+#[test]
+fn a_hole_in_the_log_is_found() {
+    let mut shadow = shadow();
+    hold(&mut shadow, 1, vec![put(2, "a", "two")]);
+    let differs = shadow.commit(Seq(2)).unwrap_err();
+    assert!(matches!(differs, Differs::Hole { seq: Seq(2), applied: Seq(0) }), "{differs}");
 }
 
 #[test]
