@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use mainstay_node::http::overview::{ShardRow, Shards};
 use tempfile::TempDir;
 
 /// How long a node may take to become ready on a busy machine.
@@ -197,6 +198,43 @@ impl Cluster {
             bail!("{path} of {}: {status} {text}", self.nodes[node].name());
         }
         serde_json::from_str(&text).with_context(|| format!("{path} is not JSON: {text}"))
+    }
+
+    /// Waits until each of these nodes says that every shard has `copies` copies in sync.
+    ///
+    /// # Errors
+    /// When one does not within `within`; says how far it is.
+    pub async fn in_sync(&self, through: &[usize], copies: usize, within: Duration) -> Result<()> {
+        let began = Instant::now();
+        for node in through {
+            loop {
+                let far = match self.shards(*node).await {
+                    Ok(shards) => {
+                        let enough = |shard: &&ShardRow| shard.in_sync.len() == copies;
+                        let there = shards.iter().filter(enough).count();
+                        if there == shards.len() {
+                            break;
+                        }
+                        format!("{there} of {} shards have {copies} copies", shards.len())
+                    }
+                    Err(error) => format!("{error:#}"),
+                };
+                if began.elapsed() > within {
+                    bail!("{}, after {within:?}: {far}", self.nodes[*node].name());
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// The shards, as one node knows them.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn shards(&self, through: usize) -> Result<Vec<ShardRow>> {
+        let page = self.admin_json(through, "/admin/v1/shards?limit=10000").await?;
+        Ok(serde_json::from_value::<Shards>(page)?.shards)
     }
 
     /// The folder that holds data and logs.

@@ -180,7 +180,11 @@ impl Node {
         }
     }
 
-    fn try_exit(&mut self) -> Result<Option<ExitStatus>> {
+    /// How its process ended by itself, if it did.
+    ///
+    /// # Errors
+    /// When it was ended from outside, or was not started.
+    pub fn try_exit(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { bail!("{} does not run", self.spec.name) };
         let status = child.try_wait()?;
         if let Some(status) = status {

@@ -79,21 +79,7 @@ impl Running {
 
     /// Waits until every shard has this many copies in sync.
     async fn in_sync(&self, through: usize, copies: usize) {
-        let began = Instant::now();
-        loop {
-            let shards = self.admin_json(through, "/admin/v1/shards").await.unwrap();
-            let shards = shards["shards"].as_array().unwrap().clone();
-            let enough = |shard: &&serde_json::Value| {
-                shard["in_sync"].as_array().is_some_and(|set| set.len() == copies)
-            };
-            let there = shards.iter().filter(enough).count();
-            if there == shards.len() {
-                return;
-            }
-            let all = shards.len();
-            assert!(began.elapsed() < SOON, "{there} of {all} shards have {copies} copies");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.cluster.in_sync(&[through], copies, SOON).await.unwrap();
     }
 }
 
