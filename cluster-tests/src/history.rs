@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 mod calls;
 mod file;
+pub mod register;
 mod search;
 mod session;
 mod story;
