@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := default
-.PHONY: default help demo test verify fix test-cluster sim exhaustive mutants fuzz soak bench cluster example
+.PHONY: default help demo test verify fix test-cluster sim exhaustive mutants fuzz soak chaos bench cluster example
 
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
@@ -17,6 +17,7 @@ WHAT ?= shard cluster
 SIM := cargo run --quiet --profile sim --package mainstay-cluster-tests --features sim --bin sim --
 CASES ?= 20000
 SOAK_SECONDS ?= 600
+KILLS ?= 50
 ROUNDS ?= 5
 
 default:
@@ -25,7 +26,7 @@ default:
 	@echo '              (make help lists the rest)'
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: ## three nodes under load, a kill -9, a restart, a drain, and an audit; DEMO_ARGS="--seed 7"
 	@echo '> build     the first time takes 2 to 4 minutes, later seconds'
@@ -61,6 +62,10 @@ fuzz: ## property tests with many more cases: CASES=20000
 soak: ## ten minutes with a stalled entity, a blocking handler and a client that overdrives
 	cargo build --quiet --profile demo --package mainstay-cluster-tests --bins
 	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin soak -- --seconds $(SOAK_SECONDS)
+
+chaos: ## clients, and nodes that are killed, frozen and wiped; then a check: KILLS=50, SEED=7
+	cargo build --quiet --profile demo --package mainstay-cluster-tests --bins
+	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin chaos -- --faults $(KILLS) $(if $(SEED),--seed $(SEED))
 
 bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part, ROUNDS=5
 	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART) --rounds $(ROUNDS)

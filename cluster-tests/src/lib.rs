@@ -1,6 +1,7 @@
 //! How the project is tested beyond its own unit tests: simulators, histories of what clients saw,
 //! and node processes that are started, killed and questioned.
 
+pub mod chaos;
 #[cfg(feature = "sim")]
 pub mod cluster_sim;
 #[cfg(feature = "sim")]

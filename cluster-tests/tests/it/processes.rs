@@ -1,6 +1,7 @@
 //! Tests with real node processes, one cluster at a time.
 
 mod bad_input;
+mod chaos;
 mod crashes;
 mod disk;
 mod failover;

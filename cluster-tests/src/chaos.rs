@@ -1,0 +1,129 @@
+//! Real nodes with standbys, clients that write down what they see, and faults in between.
+//!
+//! ```text
+//!   round    fresh entities; clients call, faults strike; then all nodes are up and in sync,
+//!            every entity is read through every door, and the round's history is checked
+//!   run      rounds of five faults each, so that histories, and memory, stay small
+//! ```
+//! The seed fixes which faults come, when, and what clients do; not what the machine makes of it.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::processes::{Cluster, Plan};
+
+mod clients;
+mod faults;
+mod record;
+mod summary;
+
+pub use faults::Kind;
+pub use summary::Summary;
+
+use clients::Stage;
+use faults::Faults;
+use record::Record;
+
+/// Nodes of the cluster.
+const NODES: usize = 3;
+/// Clients; the first of them never leaves its door.
+const CLIENTS: u32 = 8;
+const FAULTS_PER_ROUND: usize = 5;
+/// How long a round without faults takes.
+const QUIET_ROUND: Duration = Duration::from_secs(10);
+/// How long a cluster whose nodes all run may take until all copies are in sync, and a call until
+/// it has an answer.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What to run.
+#[derive(Debug)]
+pub struct Settings {
+    /// The node.
+    pub program: PathBuf,
+    /// Of everything that chance decides.
+    pub seed: u64,
+    /// The faults, in order.
+    pub faults: Vec<Kind>,
+    /// Where the lines go: one for each fault and each round.
+    pub say: fn(&str),
+}
+
+/// Runs the faults and checks what clients saw.
+///
+/// # Errors
+/// Whatever went wrong: a history that no order explains, a write that is gone, a node that ended
+/// by itself, a cluster that did not recover. The text names the folder that was kept.
+pub async fn run(settings: &Settings) -> Result<Summary> {
+    let mut plan = Plan::new(&settings.program, NODES).set("cluster.standbys", NODES - 1);
+    plan.folder = "mainstay-chaos-";
+    let mut cluster = Cluster::start(&plan).await?;
+    let mut summary = Summary::default();
+    let ran = rounds(settings, &mut cluster, &mut summary).await;
+    ran.map(|()| summary).map_err(|error| {
+        let kept = cluster.keep().display().to_string();
+        error.context(format!("seed {}, all is kept in {kept}", settings.seed))
+    })
+}
+
+async fn rounds(settings: &Settings, cluster: &mut Cluster, summary: &mut Summary) -> Result<()> {
+    let mut rng = fastrand::Rng::with_seed(settings.seed);
+    cluster.in_sync(&[0, 1, 2], NODES, RECOVERS_WITHIN).await?;
+    let mut faults = Faults::new(rng.fork(), settings.say);
+    let rounds: Vec<&[Kind]> = match settings.faults.as_slice() {
+        [] => vec![&[]],
+        some => some.chunks(FAULTS_PER_ROUND).collect(),
+    };
+    for (number, kinds) in rounds.iter().enumerate() {
+        let record = Arc::new(Record::default());
+        let doors = cluster.nodes.iter().map(|node| node.addresses().http).collect();
+        let stage = Stage::new(cluster.client().clone(), doors, number, Arc::clone(&record));
+        let clients = stage.start(CLIENTS, rng.fork());
+        let struck = strike(&mut faults, cluster, &record, kinds).await;
+        stage.stop();
+        let ended = clients.join_all().await;
+        let checked = match struck.and(ended.into_iter().collect::<Result<()>>()) {
+            Ok(()) => finish(&stage, summary, kinds).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = checked {
+            let file = BufWriter::new(File::create(cluster.folder().join("history.jsonl"))?);
+            let registers = BufWriter::new(File::create(cluster.folder().join("registers.json"))?);
+            record.write(file, registers).context("the history cannot be kept")?;
+            return Err(error.context(format!("round {}", number + 1)));
+        }
+        (settings.say)(&format!("round {} of {}: {summary}", number + 1, rounds.len()));
+    }
+    Ok(())
+}
+
+/// Carries the faults of a round out, and waits until nothing is left of them.
+async fn strike(
+    faults: &mut Faults,
+    cluster: &mut Cluster,
+    record: &Record,
+    kinds: &[Kind],
+) -> Result<()> {
+    if kinds.is_empty() {
+        tokio::time::sleep(QUIET_ROUND).await;
+    }
+    for kind in kinds {
+        faults.strike(cluster, record, *kind).await?;
+    }
+    faults::recovered(cluster).await
+}
+
+/// Reads every entity through every door, and checks what everybody saw.
+async fn finish(stage: &Stage, summary: &mut Summary, kinds: &[Kind]) -> Result<()> {
+    let lists = stage.read_all().await?;
+    let checked = stage.record().check(&lists)?;
+    summary.add(kinds, &checked);
+    if !checked.odd.is_empty() {
+        bail!("answers that no fault explains:\n{}", checked.odd.join("\n"));
+    }
+    Ok(())
+}
