@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := default
-.PHONY: default help demo test verify fix test-cluster sim exhaustive mutants fuzz soak chaos bench cluster example
+.PHONY: default help demo test verify fix test-cluster sim exhaustive mutants fuzz soak chaos failover-bench bench cluster example
 
 DEMO := cargo run --quiet --profile demo --package mainstay-examples --bin demo --
 DEMO_ARGS ?=
@@ -18,6 +18,8 @@ SIM := cargo run --quiet --profile sim --package mainstay-cluster-tests --featur
 CASES ?= 20000
 SOAK_SECONDS ?= 600
 KILLS ?= 50
+FAULTS ?= 100
+FAILOVER_JSON ?= target/failover.json
 ROUNDS ?= 5
 
 default:
@@ -66,6 +68,10 @@ soak: ## ten minutes with a stalled entity, a blocking handler and a client that
 chaos: ## clients, and nodes that are killed, frozen and wiped; then a check: KILLS=50, SEED=7
 	cargo build --quiet --profile demo --package mainstay-cluster-tests --bins
 	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin chaos -- --faults $(KILLS) $(if $(SEED),--seed $(SEED))
+
+failover-bench: ## from a fault to the first acknowledged write, FAULTS=100 times; FAILOVER_JSON=target/failover.json
+	cargo build --quiet --profile demo --package mainstay-cluster-tests --bins
+	cargo run --quiet --profile demo --package mainstay-cluster-tests --bin failover -- --faults $(FAULTS) --json $(FAILOVER_JSON)
 
 bench: ## the benchmarks of docs/performance.md: NAME=local-ask runs one part, ROUNDS=5
 	cargo run --quiet --profile demo --package mainstay-benches --bin bench -- $(PART) --rounds $(ROUNDS)

@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod cluster_sim;
 #[cfg(feature = "sim")]
 pub mod exhaustive;
+pub mod failover;
 pub mod history;
 pub mod processes;
 #[cfg(feature = "sim")]
