@@ -49,6 +49,8 @@ pub struct Settings {
     pub seed: u64,
     /// The faults, in order.
     pub faults: Vec<Kind>,
+    /// Leave data and logs though all went well.
+    pub keep: bool,
     /// Where the lines go: one for each fault and each round.
     pub say: fn(&str),
 }
@@ -64,6 +66,9 @@ pub async fn run(settings: &Settings) -> Result<Summary> {
     let mut cluster = Cluster::start(&plan).await?;
     let mut summary = Summary::default();
     let ran = rounds(settings, &mut cluster, &mut summary).await;
+    if settings.keep {
+        (settings.say)(&format!("all is kept in {}", cluster.keep().display()));
+    }
     ran.map(|()| summary).map_err(|error| {
         let kept = cluster.keep().display().to_string();
         error.context(format!("seed {}, all is kept in {kept}", settings.seed))

@@ -1,7 +1,7 @@
 //! `make chaos`: faults on real nodes with standbys, and a check of all that clients saw.
 //!
-//! `chaos [--faults 50] [--seed N]`; without a seed one is drawn, and printed. See
-//! `cluster-tests/src/chaos.rs`.
+//! `chaos [--faults 50] [--seed N] [--keep]`; without a seed one is drawn, and printed. `--keep`
+//! leaves data and logs though all went well. See `cluster-tests/src/chaos.rs`.
 
 use std::process::ExitCode;
 
@@ -19,13 +19,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (faults, seed) = arguments()?;
+    let (faults, seed, keep) = arguments()?;
     let program = std::env::current_exe()?.with_file_name("testnode");
     if !program.exists() {
         bail!("{} is missing; build the workspace's binaries first", program.display());
     }
     say(&format!("seed {seed}, {faults} faults"));
-    let settings = Settings { program, seed, faults: Kind::draw(seed, faults), say };
+    let settings = Settings { program, seed, faults: Kind::draw(seed, faults), keep, say };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let summary = runtime.block_on(chaos::run(&settings))?;
@@ -33,19 +33,23 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-fn arguments() -> Result<(usize, u64)> {
-    let (mut faults, mut seed) = (50, fastrand::u64(..1_000_000));
+fn arguments() -> Result<(usize, u64, bool)> {
+    let (mut faults, mut seed, mut keep) = (50, fastrand::u64(..1_000_000), false);
     let mut arguments = std::env::args().skip(1);
     while let Some(flag) = arguments.next() {
+        if flag == "--keep" {
+            keep = true;
+            continue;
+        }
         let number = arguments.next().and_then(|number| number.parse().ok());
         let number: u64 = number.with_context(|| format!("{flag} takes a whole number"))?;
         match flag.as_str() {
             "--faults" => faults = usize::try_from(number)?,
             "--seed" => seed = number,
-            _ => bail!("unknown argument {flag}\nusage: chaos [--faults 50] [--seed N]"),
+            _ => bail!("unknown argument {flag}\nusage: chaos [--faults 50] [--seed N] [--keep]"),
         }
     }
-    Ok((faults, seed))
+    Ok((faults, seed, keep))
 }
 
 #[expect(clippy::print_stdout, reason = "this program's lines are its output")]

@@ -147,7 +147,7 @@ impl Faults {
     fn tell(&self, record: &Record, kind: Kind, what: &str) {
         let at = self.began.elapsed().as_secs_f64();
         (self.say)(&format!("{at:>7.1} s  #{:<4} {kind:<7} {what}", self.count));
-        record.fault(kind);
+        record.fault(kind, self.count);
     }
 
     fn millis(&mut self, least: u64, most: u64) -> Duration {

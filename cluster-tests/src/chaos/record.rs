@@ -27,8 +27,9 @@ struct All {
     registers: BTreeMap<String, Vec<Access>>,
     /// Appends that were acknowledged, by list.
     acknowledged: HashMap<String, Vec<u64>>,
-    /// The fault that is under way, or was last.
+    /// The fault that is under way, or was last, and its number.
     kind: Option<Kind>,
+    number: u32,
     /// When a write was acknowledged last.
     last: Option<Instant>,
     waits: Waits,
@@ -41,8 +42,8 @@ pub(super) type Waits = BTreeMap<Option<Kind>, Wait>;
 /// How long it took until a write was acknowledged.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Wait {
-    /// The longest time in which nobody had a write acknowledged.
-    pub(super) nobody: Duration,
+    /// The longest time in which nobody had a write acknowledged, and the fault's number.
+    pub(super) nobody: (Duration, u32),
     /// The longest that one client waited, with all its tries.
     pub(super) one: Duration,
 }
@@ -108,8 +109,9 @@ impl Record {
     }
 
     /// A fault begins.
-    pub(super) fn fault(&self, kind: Kind) {
-        self.all().kind = Some(kind);
+    pub(super) fn fault(&self, kind: Kind, number: u32) {
+        let mut all = self.all();
+        (all.kind, all.number) = (Some(kind), number);
     }
 
     /// An answer that no fault explains.
@@ -166,7 +168,7 @@ impl All {
         let nobody = self.last.map_or(Duration::ZERO, |last| now.duration_since(last));
         self.last = Some(now);
         let wait = self.waits.entry(self.kind).or_default();
-        wait.nobody = wait.nobody.max(nobody);
+        wait.nobody = wait.nobody.max((nobody, self.number));
         wait.one = wait.one.max(waited.unwrap_or_default());
     }
 
@@ -182,5 +184,43 @@ impl All {
             bail!("{list}: acknowledged and gone: {lost:?}, of {items:?}");
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Reply;
+
+    /// A round in which one client appended 1 and 2 and was told so, and another read.
+    fn round(read: &[u64]) -> Result<Checked> {
+        let record = Record::default();
+        for value in [1, 2] {
+            let id = record.invoke(0, "l", Op::Append { value, key: Some(value) })?;
+            record.end(id, Outcome::Returned(Reply::Length(value)))?;
+            record.appended("l", value, None);
+        }
+        let id = record.invoke(1, "l", Op::Read)?;
+        record.end(id, Outcome::Returned(Reply::List(read.to_vec())))?;
+        record.check(&[("l".to_owned(), read.to_vec())])
+    }
+
+    #[test]
+    fn what_is_lost_or_doubled_or_in_another_order_is_found() {
+        assert_eq!(round(&[1, 2]).unwrap().acknowledged, 2);
+        let told = |read: &[u64]| round(read).unwrap_err().to_string();
+        assert!(told(&[1]).contains("acknowledged and gone: [2]"), "{}", told(&[1]));
+        assert!(told(&[1, 2, 1]).contains("applied twice"), "{}", told(&[1, 2, 1]));
+        assert!(told(&[2, 1]).contains("own_answer"), "{}", told(&[2, 1]));
+    }
+
+    #[test]
+    fn a_register_that_forgets_is_found() {
+        let record = Record::default();
+        let write = Does::Write { value: 7, before: Some(0) };
+        record.access("r", Access { client: 0, invoked: 0, answered: Some(1), does: write }, None);
+        let read = Does::Read { value: 0 };
+        record.access("r", Access { client: 1, invoked: 2, answered: Some(3), does: read }, None);
+        assert!(record.check(&[]).unwrap_err().to_string().contains("no order"));
     }
 }

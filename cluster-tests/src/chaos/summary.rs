@@ -51,15 +51,16 @@ impl Summary {
     /// The end of a run: waits by kind of fault, and the verdict.
     pub fn table(&self) -> String {
         let mut lines = vec![format!(
-            "{:<8} {:>6} {:>30} {:>22}",
-            "after", "faults", "longest without any write", "longest of one write"
+            "{:<8} {:>6} {:>26} {:>9} {:>21}",
+            "after", "faults", "longest without any write", "in fault", "longest of one write"
         )];
         for (kind, wait) in &self.waits {
             let name = kind.map_or_else(|| "none yet".to_owned(), |kind| kind.to_string());
             let count = kind.map_or(0, |kind| self.faults.get(&kind).copied().unwrap_or(0));
             lines.push(format!(
-                "{name:<8} {count:>6} {:>28.2} s {:>20.2} s",
-                wait.nobody.as_secs_f64(),
+                "{name:<8} {count:>6} {:>24.2} s {:>9} {:>19.2} s",
+                wait.nobody.0.as_secs_f64(),
+                format!("#{}", wait.nobody.1),
                 wait.one.as_secs_f64()
             ));
         }
