@@ -14,16 +14,19 @@ const STAGES: [Stage; 3] = [
     ("first write", |sample| Some(sample.written)),
 ];
 
-/// The table: milliseconds from the fault on.
+/// The table: milliseconds from the fault on. Without a promotion, a shard had just left the victim
+/// as planned, and its sample says nothing.
 pub fn table(samples: &[Sample]) -> String {
+    let promoted = |sample: &&Sample| sample.promoted.is_some();
     let mut lines = vec![format!(
         "{:<28} {:<12} {:>6} {:>7} {:>8} {:>8} {:>8} {:>8}",
         "fault", "until", "faults", "samples", "p50 ms", "p90 ms", "p99 ms", "max ms"
     )];
     for (kind, name) in [(Kind::Kill, "kill -9"), (Kind::Freeze, "SIGSTOP")] {
         for (leader, of) in [(false, ""), (true, " of the leader's node")] {
-            let of_kind = samples.iter().filter(|s| s.kind == kind && s.leader == leader);
-            let of_kind: Vec<&Sample> = of_kind.collect();
+            let of_kind = samples.iter().filter(promoted);
+            let of_kind: Vec<&Sample> =
+                of_kind.filter(|s| s.kind == kind && s.leader == leader).collect();
             let faults: BTreeSet<usize> = of_kind.iter().map(|sample| sample.fault).collect();
             for (stage, reached) in STAGES {
                 let mut spans: Vec<u64> = of_kind.iter().filter_map(|s| reached(s)).collect();
