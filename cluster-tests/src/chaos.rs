@@ -49,6 +49,8 @@ pub struct Settings {
     pub seed: u64,
     /// The faults, in order.
     pub faults: Vec<Kind>,
+    /// Nodes have a network whose cables can be cut, which takes root.
+    pub network: bool,
     /// Leave data and logs though all went well.
     pub keep: bool,
     /// Where the lines go: one for each fault and each round.
@@ -63,6 +65,7 @@ pub struct Settings {
 pub async fn run(settings: &Settings) -> Result<Summary> {
     let mut plan = Plan::new(&settings.program, NODES).set("cluster.standbys", NODES - 1);
     plan.folder = "mainstay-chaos-";
+    plan.network = settings.network;
     let mut cluster = Cluster::start(&plan).await?;
     let mut summary = Summary::default();
     let ran = rounds(settings, &mut cluster, &mut summary).await;

@@ -13,9 +13,11 @@
 //! lost between choosing and listening shows as a start that fails, with the node's log.
 
 mod http;
+mod network;
 mod node;
 
 pub use http::{Answer, Definite, Question, ask};
+pub use network::Network;
 pub use node::{Addresses, Node, Spec, end_with_stdin};
 
 use std::fmt::Display;
@@ -44,6 +46,8 @@ pub struct Plan {
     pub environment: Vec<(String, String)>,
     /// How the folder of the data is called, before its random ending.
     pub folder: &'static str,
+    /// Give the nodes a network whose cables can be cut.
+    pub network: bool,
 }
 
 impl Plan {
@@ -56,6 +60,7 @@ impl Plan {
             arguments: Vec::new(),
             environment: Vec::new(),
             folder: "mainstay-test-",
+            network: false,
         }
     }
 
@@ -76,6 +81,7 @@ pub struct Cluster {
     client: reqwest::Client,
     folder: Option<TempDir>,
     kept: PathBuf,
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -95,19 +101,25 @@ impl Cluster {
     /// Chooses names, ports and folders; starts nothing.
     ///
     /// # Errors
-    /// When there is no free port or no place for a temporary folder.
+    /// When there is no free port, no network, or no place for a temporary folder.
     pub fn prepare(plan: &Plan) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(plan.folder)
             .tempdir()
             .context("no temporary folder can be made")?;
         let kept = folder.path().to_owned();
-        let addresses: Vec<Addresses> =
-            (0..plan.nodes).map(|_| Addresses::free()).collect::<Result<_>>()?;
+        let network = plan.network.then(|| Network::new(plan.nodes)).transpose()?;
+        let addresses = |node| {
+            network
+                .as_ref()
+                .map_or_else(Addresses::free, |network| Ok(Addresses::within(network, node)))
+        };
+        let addresses: Vec<Addresses> = (0..plan.nodes).map(addresses).collect::<Result<_>>()?;
         let peers: Vec<String> = addresses.iter().map(|a| a.peer.to_string()).collect();
         let nodes = addresses.iter().enumerate().map(|(at, addresses)| {
             let name = format!("n{}", at + 1);
             let mut spec = Spec::new(&plan.program, &name, *addresses, &kept);
+            spec.runner = network.as_ref().map_or_else(Vec::new, |network| network.runner(at));
             spec.expect = u32::try_from(plan.nodes).unwrap_or(u32::MAX);
             spec.join =
                 peers.iter().enumerate().filter(|(i, _)| *i != at).map(|p| p.1.clone()).collect();
@@ -117,7 +129,7 @@ impl Cluster {
             Node::new(spec)
         });
         let nodes = nodes.collect();
-        Ok(Self { nodes, client: http::client()?, folder: Some(folder), kept })
+        Ok(Self { nodes, client: http::client()?, folder: Some(folder), kept, network })
     }
 
     /// Waits until every running node is ready.
@@ -248,6 +260,11 @@ impl Cluster {
             self.kept = folder.keep();
         }
         &self.kept
+    }
+
+    /// The nodes' network, if they have one of their own.
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
     }
 
     /// The HTTP client that the harness uses: connections are kept.

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use mainstay_cluster_tests::chaos::{self, Kind, Settings};
+use mainstay_cluster_tests::processes::Network;
 
 fn main() -> ExitCode {
     match run() {
@@ -25,7 +26,10 @@ fn run() -> Result<()> {
         bail!("{} is missing; build the workspace's binaries first", program.display());
     }
     say(&format!("seed {seed}, {faults} faults"));
-    let settings = Settings { program, seed, faults: Kind::draw(seed, faults), keep, say };
+    let network = Network::new(1).inspect_err(|error| say(&format!("skipped: cuts: {error:#}")));
+    let network = network.is_ok();
+    let settings =
+        Settings { program, seed, faults: Kind::draw(seed, faults, network), network, keep, say };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let summary = runtime.block_on(chaos::run(&settings))?;

@@ -23,21 +23,26 @@ pub enum Kind {
     Freeze,
     /// A node loses its data directory while the others have all of it.
     Wipe,
+    /// Nodes do not reach each other, or not in one direction; clients reach them all.
+    Cut,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Kill, Self::Two, Self::All, Self::Freeze, Self::Wipe];
+    pub const ALL: [Self; 6] =
+        [Self::Kill, Self::Two, Self::All, Self::Freeze, Self::Wipe, Self::Cut];
 
-    /// Kinds as a seed draws them: kills and freezes often, the rest now and then.
-    pub fn draw(seed: u64, count: usize) -> Vec<Self> {
+    /// Kinds as a seed draws them: kills and freezes often, the rest now and then, and cuts if the
+    /// nodes have a network for that.
+    pub fn draw(seed: u64, count: usize, network: bool) -> Vec<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut draw = || match rng.u8(..20) {
+        let mut draw = || match rng.u8(..if network { 28 } else { 20 }) {
             0..8 => Self::Kill,
             8..11 => Self::Two,
             11..13 => Self::All,
             13..18 => Self::Freeze,
-            _ => Self::Wipe,
+            18..20 => Self::Wipe,
+            _ => Self::Cut,
         };
         (0..count).map(|_| draw()).collect()
     }
@@ -51,6 +56,7 @@ impl fmt::Display for Kind {
             Self::All => "all",
             Self::Freeze => "freeze",
             Self::Wipe => "wipe",
+            Self::Cut => "cut",
         })
     }
 }
@@ -85,6 +91,7 @@ impl Faults {
             Kind::All => self.all(cluster, record).await?,
             Kind::Freeze => self.freeze(cluster, record, victim).await?,
             Kind::Wipe => self.wipe(cluster, record, victim).await?,
+            Kind::Cut => self.cut(cluster, record, victim).await?,
         }
         if self.rng.bool() { recovered(cluster).await } else { alive(cluster) }
     }
@@ -141,6 +148,27 @@ impl Faults {
         tokio::time::sleep(down).await;
         cluster.nodes[victim].start()?;
         recovered(cluster).await
+    }
+
+    async fn cut(&mut self, cluster: &Cluster, record: &Record, victim: usize) -> Result<()> {
+        let network = cluster.network().context("the nodes have no network of their own")?;
+        let long = self.millis(300, 4_000);
+        let (next, last) = ((victim + 1) % NODES, (victim + 2) % NODES);
+        let (how, cuts) = match self.rng.u8(..4) {
+            0 => ("hears nobody", vec![(next, victim), (last, victim)]),
+            1 => ("reaches nobody", vec![(victim, next), (victim, last)]),
+            2 => ("and the next", vec![(victim, next), (next, victim)]),
+            _ => {
+                let both = [next, last].into_iter();
+                ("and all", both.flat_map(|node| [(victim, node), (node, victim)]).collect())
+            }
+        };
+        self.tell(record, Kind::Cut, &format!("n{} {how} for {long:?}", victim + 1));
+        for (from, to) in cuts {
+            network.cut(from, to)?;
+        }
+        tokio::time::sleep(long).await;
+        network.heal()
     }
 
     /// Says what happens now, to people and to the record.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::http;
+use super::{http, network};
 
 /// Where a node listens.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +33,14 @@ impl Addresses {
     }
 }
 
+impl Addresses {
+    /// Those of a node of this network.
+    pub(super) fn within(network: &network::Network, node: usize) -> Self {
+        let at = |port| SocketAddr::from((network.address(node), port));
+        Self { peer: at(network::PEER), http: at(network::HTTP), admin: at(network::ADMIN) }
+    }
+}
+
 /// A free port below the range of outgoing connections, so that none of those takes it meanwhile.
 fn free_port() -> Result<SocketAddr> {
     for _ in 0..1_000 {
@@ -47,6 +55,8 @@ fn free_port() -> Result<SocketAddr> {
 /// What a node process is told.
 #[derive(Debug, Clone)]
 pub struct Spec {
+    /// A program and its arguments that become the program below; nothing starts that itself.
+    pub runner: Vec<String>,
     /// The program.
     pub program: PathBuf,
     /// Its name in the cluster.
@@ -71,6 +81,7 @@ impl Spec {
     /// A node that joins nobody and waits for nobody, with data and log below `folder`.
     pub fn new(program: &Path, name: &str, addresses: Addresses, folder: &Path) -> Self {
         Self {
+            runner: Vec::new(),
             program: program.to_owned(),
             name: name.to_owned(),
             addresses,
@@ -84,7 +95,14 @@ impl Spec {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = match self.runner.as_slice() {
+            [] => Command::new(&self.program),
+            [runner, arguments @ ..] => {
+                let mut command = Command::new(runner);
+                command.args(arguments).arg(&self.program);
+                command
+            }
+        };
         command.arg("run").args(["--node", &self.name]).arg("--data-dir").arg(&self.data);
         command.args(["--listen", &self.addresses.peer.to_string()]);
         command.args(["--http", &self.addresses.http.to_string()]);

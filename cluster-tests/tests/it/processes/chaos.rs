@@ -11,7 +11,7 @@ async fn a_handful_of_faults_breaks_no_promise() {
     let _turn = TURN.lock().await;
     let faults = vec![Kind::Kill, Kind::Freeze, Kind::Two, Kind::Wipe, Kind::All];
     let program = PathBuf::from(TESTNODE);
-    let settings = Settings { program, seed: 7, faults, keep: false, say: tell };
+    let settings = Settings { program, seed: 7, faults, network: false, keep: false, say: tell };
     let summary = run(&settings).await.unwrap_or_else(|error| panic!("{error:#}"));
     assert!(summary.acknowledged() > 100, "{summary}");
     assert!(summary.undecided().is_empty(), "{summary:?}");
