@@ -7,7 +7,7 @@
 //! ```
 //! The seed fixes which faults come, when, and what clients do; not what the machine makes of it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::BufWriter;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,9 +102,23 @@ async fn rounds(settings: &Settings, cluster: &mut Cluster, summary: &mut Summar
             let file = BufWriter::new(File::create(cluster.folder().join("history.jsonl"))?);
             let registers = BufWriter::new(File::create(cluster.folder().join("registers.json"))?);
             record.write(file, registers).context("the history cannot be kept")?;
+            keep_events(cluster).await?;
             return Err(error.context(format!("round {}", number + 1)));
         }
         (settings.say)(&format!("round {} of {}: {summary}", number + 1, rounds.len()));
+    }
+    Ok(())
+}
+
+/// Keeps what the nodes tell of promotions and sets: logs have only the rest.
+async fn keep_events(cluster: &Cluster) -> Result<()> {
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        for what in ["events", "shards"] {
+            // A node that is gone tells nothing.
+            if let Ok((_, told)) = cluster.admin(number, &format!("/admin/v1/{what}")).await {
+                fs::write(cluster.folder().join(format!("{}-{what}.json", node.name())), told)?;
+            }
+        }
     }
     Ok(())
 }
