@@ -97,6 +97,21 @@ impl ControlHandle {
         result
     }
 
+    /// Proposes a command that this node planned as the leader: to itself alone. Whoever leads after
+    /// it makes plans of its own, and what a deposed leader thought of others was wrong, perhaps.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_here(&self, command: Command) -> Result<Applied, ProposeRefused> {
+        if !self.is_leader() {
+            return Err(no_leader("this node does not lead any more".to_owned()));
+        }
+        match self.write(command, PROPOSE_TIMEOUT).await {
+            Tried::Done(result) => result,
+            Tried::NotSent(reason) => Err(no_leader(reason)),
+        }
+    }
+
     /// The state that this node has applied. It changes after every applied command.
     pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.inner.consensus.state()

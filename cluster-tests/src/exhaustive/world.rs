@@ -258,6 +258,7 @@ impl World {
         let append = Append {
             shard: SHARD,
             epoch,
+            version: 0,
             sent_at: 0,
             lease: false,
             prev: node::position(&sent.log, prev),

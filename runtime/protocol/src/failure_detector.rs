@@ -291,7 +291,7 @@ mod tests {
         let mut scene = Scene::new(2);
         scene.run(1_000, &[0, 1]);
         scene.close(1);
-        scene.run(50, &[0]);
+        scene.pause(25);
         assert_eq!(scene.verdicts(), [Alive, Suspect], "closed, not dead");
         scene.run(300, &[0]);
         assert_eq!(scene.verdicts(), [Alive, Dead]);
@@ -302,7 +302,7 @@ mod tests {
         let mut scene = Scene::new(1);
         scene.run(1_000, &[0]);
         scene.close(0);
-        scene.run(100, &[]);
+        scene.pause(25);
         scene.hear(0);
         scene.run(1_000, &[0]);
         assert_eq!(scene.changes(), [(0, Suspect), (0, Alive)]);

@@ -49,6 +49,8 @@ pub struct Append {
     pub shard: ShardId,
     /// The primary's epoch; the entries may be of earlier ones.
     pub epoch: Epoch,
+    /// The version of the shard's record that the sender goes by.
+    pub version: u64,
     /// When it was sent, as a number that only the sender understands. It comes back.
     pub sent_at: u64,
     /// The sender asks for a promise.

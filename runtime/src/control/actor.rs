@@ -174,7 +174,7 @@ async fn pass_on<A, B, C>((mut a, mut b, mut c): News<A, B, C>, actor: Addr<Cont
 
 async fn carry_out(control: &ControlHandle, work: Work) {
     for command in work.commands {
-        match control.propose(command).await {
+        match control.propose_here(command).await {
             Ok(_) => {}
             Err(ProposeRefused::Stale) => return,
             Err(refused) => {

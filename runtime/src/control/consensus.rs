@@ -54,9 +54,9 @@ const CAUGHT_UP: u64 = 100;
 /// When consensus counts its leader as gone.
 ///
 /// A follower elects at its last message from the leader + `election_max` + a random span of
-/// `election_min..election_max`, so the default takes 1.6 to 2 s. The write path never waits for
-/// it, so it is chosen for two saturated cores and a disk that stalls for tens of milliseconds:
-/// 8 lost heartbeats in a row. An append that takes longer than `heartbeat` is sent again.
+/// `election_min..election_max`, so the default takes 350 to 400 ms. A failover waits for it when
+/// the leader's node is lost; nothing else does. An append that takes longer than `heartbeat` is
+/// sent again.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// Between two heartbeats of the leader.

@@ -257,6 +257,7 @@ impl Keeper {
                 following.promoting = None;
                 following.standby.handle_epoch(config.epoch);
             }
+            Some(Part::Following(following)) if !following.standby.may_leave(config.version) => {}
             Some(Part::Following(following)) => {
                 following.promoting = None;
                 following.next.get_or_insert(Next::Leave);

@@ -129,6 +129,8 @@ pub struct Feed {
     kept: VecDeque<Segment>,
     kept_bytes: u64,
     committed: Seq,
+    /// Of the record that the primary goes by.
+    version: u64,
     peers: BTreeMap<NodeId, Peer>,
     /// Promises are asked for until then.
     leases_until: Instant,
@@ -163,6 +165,7 @@ impl Feed {
             kept: tail.into(),
             kept_bytes,
             committed,
+            version: 0,
             peers: BTreeMap::new(),
             leases_until: Instant::ZERO,
             effects: VecDeque::new(),
@@ -183,6 +186,7 @@ impl Feed {
 
     /// Who else holds the shard, or should.
     pub fn handle_copies(&mut self, me: &NodeId, copies: &Copies, now: Instant) {
+        self.version = copies.version;
         // A node that came back with another disk is fed for that one.
         let all = copies.in_sync.iter().chain(&copies.wanted);
         let others: BTreeMap<&NodeId, &DiskId> = all.filter(|(node, _)| *node != me).collect();
@@ -418,6 +422,7 @@ impl Feed {
         let append = Append {
             shard: self.shard,
             epoch: self.epoch,
+            version: self.version,
             sent_at: now.as_nanos(),
             lease: now < self.leases_until,
             prev,

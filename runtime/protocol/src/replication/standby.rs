@@ -131,6 +131,8 @@ pub struct Standby {
     life: u64,
     timing: Timing,
     promised: Epoch,
+    /// The newest version of the shard's record that a primary went by.
+    heard: u64,
     /// The newest promise that was given to the disk.
     written: Epoch,
     history: History,
@@ -161,6 +163,7 @@ impl Standby {
             life,
             timing,
             promised,
+            heard: 0,
             written: promised,
             history,
             committed,
@@ -201,6 +204,13 @@ impl Standby {
         self.promised = self.promised.max(epoch);
     }
 
+    /// Whether a record of this version may end the following: one that wants no copy here. A primary
+    /// may know a newer one, by which it counts on what was acknowledged here: a node that stood
+    /// still sees maps of the past for a while, and dropped what it had just acknowledged.
+    pub const fn may_leave(&self, version: u64) -> bool {
+        version >= self.heard
+    }
+
     /// Entries, or a heartbeat, of who says that it is the primary. Its segments were read when
     /// they came in: their places are what they say.
     ///
@@ -215,6 +225,7 @@ impl Standby {
         let agrees = self.agrees(append);
         let (new, cut) = if agrees { self.find_new(append)? } else { (Vec::new(), None) };
         self.promised = self.promised.max(append.epoch);
+        self.heard = self.heard.max(append.version);
         if append.lease {
             self.promise_until = self.promise_until.max(now + self.timing.promise);
         }
@@ -254,6 +265,11 @@ impl Standby {
             // What it has at the base is older than what is here, and committed.
             if segment.last > base.seq && segment.epoch < base.epoch {
                 let (at, committed) = (base.seq, self.committed.max(base.seq));
+                return Err(AppendError::BelowCommitted { at, committed });
+            }
+            // A newer primary begins after all that was committed, unless it lacks some of it.
+            if segment.epoch > base.epoch && segment.first <= base.seq {
+                let (at, committed) = (segment.first, self.committed.max(base.seq));
                 return Err(AppendError::BelowCommitted { at, committed });
             }
             if cut.is_some() || segment.first > self.history.last().seq {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   appends   format u8 | append, append, ..
-//!   append    shard u32 | epoch u64 | sent at u64 | lease u8 | prev (epoch u64, seq u64)
+//!   append    shard u32 | epoch u64 | version u64 | sent at u64 | lease u8 | prev (epoch u64, seq u64)
 //!             | committed u64 | how many segments u32 | segment, segment, ..
 //!   segment   epoch u64 | last seq u64 | length u32 | bytes
 //!   answers   format u8 | heard u64 | nothing, or: disk 16 bytes | answer, answer, ..
@@ -25,7 +25,7 @@ use crate::limits;
 /// The format of both bodies that this build writes and reads.
 pub const FORMAT: u8 = 1;
 /// Bytes of an append without its segments.
-const APPEND_HEAD_BYTES: usize = 4 + 8 + 8 + 1 + 16 + 8 + 4;
+const APPEND_HEAD_BYTES: usize = 4 + 8 + 8 + 8 + 1 + 16 + 8 + 4;
 /// Bytes of a segment without its own.
 const SEGMENT_HEAD_BYTES: usize = 8 + 8 + 4;
 /// Bytes of one append: it fits a frame, beside the frame's tag and the format.
@@ -128,7 +128,7 @@ pub fn encode_appends<'a>(appends: impl IntoIterator<Item = &'a Append>, out: &m
     out.push(FORMAT);
     for append in appends {
         out.extend_from_slice(&append.shard.0.to_le_bytes());
-        put_u64s(out, &[append.epoch.0, append.sent_at]);
+        put_u64s(out, &[append.epoch.0, append.version, append.sent_at]);
         out.push(u8::from(append.lease));
         put_u64s(out, &[append.prev.epoch.0, append.prev.seq.0, append.committed.0]);
         put_length(out, append.segments.len());
@@ -155,7 +155,8 @@ pub fn decode_appends(body: &[u8]) -> Result<Vec<Arrived>, DecodeError> {
 
 fn decode_append(reader: &mut Reader<'_>) -> Result<Arrived, DecodeError> {
     let shard = ShardId(reader.u32()?);
-    let (epoch, sent_at, lease) = (Epoch(reader.u64()?), reader.u64()?, reader.flag()?);
+    let (epoch, version) = (Epoch(reader.u64()?), reader.u64()?);
+    let (sent_at, lease) = (reader.u64()?, reader.flag()?);
     let (prev, committed) = (reader.position()?, Seq(reader.u64()?));
     let count = reader.length()?;
     if count > reader.rest.len() / SEGMENT_HEAD_BYTES {
@@ -180,7 +181,7 @@ fn decode_append(reader: &mut Reader<'_>) -> Result<Arrived, DecodeError> {
         segments.push(segment);
         before = last;
     }
-    let append = Append { shard, epoch, sent_at, lease, prev, segments, committed };
+    let append = Append { shard, epoch, version, sent_at, lease, prev, segments, committed };
     Ok(Arrived { append, entries })
 }
 

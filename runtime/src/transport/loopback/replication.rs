@@ -24,6 +24,7 @@ fn append(number: u64, bytes: usize) -> Append {
     Append {
         shard,
         epoch: Epoch(1),
+        version: 1,
         sent_at: number,
         lease: false,
         prev: Position { epoch: Epoch(1), seq: Seq(number) },

@@ -21,7 +21,7 @@ fn segment(epoch: u64, first: u64, last: u64) -> Segment {
 
 fn append(epoch: u64, prev: Position, segments: Vec<Segment>, committed: u64) -> Append {
     let (shard, epoch, committed) = (SHARD, Epoch(epoch), Seq(committed));
-    Append { shard, epoch, sent_at: 5, lease: true, prev, segments, committed }
+    Append { shard, epoch, version: 1, sent_at: 5, lease: true, prev, segments, committed }
 }
 
 fn fresh() -> Standby {
@@ -245,4 +245,27 @@ fn entries_of_an_epoch_older_than_what_is_committed_here_stop_the_node() {
     let refused = standby.handle_append(&append, Instant::ZERO);
     let Err(AppendError::BelowCommitted { at, committed }) = refused else { panic!("{refused:?}") };
     assert_eq!((at, committed), (Seq(10), Seq(10)));
+}
+
+/// A node stood still, was fed again, and then saw the map of a moment at which nobody wanted its
+/// copy. It dropped what it had just acknowledged, was taken for in sync, and was promoted with
+/// nothing: acknowledged writes were gone. Found by chaos with cut networks.
+#[test]
+fn a_map_that_is_older_than_what_its_primary_goes_by_ends_no_following() {
+    let (mut standby, now) = (fresh(), Instant::ZERO);
+    standby.handle_append(&Append { version: 7, ..append(2, at(0, 0), vec![], 0) }, now).unwrap();
+    assert!(!standby.may_leave(6));
+    assert!(standby.may_leave(7));
+    standby.handle_append(&Append { version: 9, ..append(1, at(0, 0), vec![], 0) }, now).unwrap();
+    assert!(standby.may_leave(7), "a deposed primary knows nothing newer");
+}
+
+/// The other half of it: nobody acknowledges a primary that lacks what is committed here.
+#[test]
+fn a_newer_primary_that_begins_before_the_base_is_refused() {
+    let (mut standby, now) = (fresh(), Instant::ZERO);
+    standby.handle_append(&append(1, at(0, 0), vec![segment(1, 1, 5)], 5), now).unwrap();
+    standby.forget_below(Seq(4));
+    let refused = standby.handle_append(&append(3, at(0, 0), vec![segment(3, 1, 2)], 0), now);
+    assert!(matches!(refused, Err(AppendError::BelowCommitted { at: Seq(1), .. })), "{refused:?}");
 }

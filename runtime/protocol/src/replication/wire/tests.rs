@@ -24,6 +24,7 @@ fn append(shard: u32, before: u64, runs: &[(u64, u64)]) -> Append {
     Append {
         shard,
         epoch: Epoch(9),
+        version: 3,
         sent_at: 77,
         lease: true,
         prev: Position { epoch: Epoch(1), seq: Seq(before) },
@@ -49,8 +50,9 @@ fn hex(bytes: &[u8]) -> String {
 fn the_encoding_is_pinned() {
     let golden = concat!(
         "01",                               // format
-        "03000000090000000000000",          // shard, epoch ..
-        "04d0000000000000001",              // .. sent at, lease
+        "030000000900000000000000",         // shard, epoch
+        "03000000000000004d00000000000000", // version, sent at
+        "01",                               // lease
         "01000000000000000400000000000000", // prev
         "0400000000000000",                 // committed
         "01000000",                         // segments
@@ -145,13 +147,14 @@ fn lengths_are_not_believed() {
 
 fn appends() -> impl Strategy<Value = Vec<Append>> {
     let runs = prop::collection::vec((any::<u64>(), 1..6_u64), 0..4);
-    let numbers = (any::<u32>(), any::<[u64; 4]>(), 0..u64::MAX / 2, any::<bool>());
+    let numbers = (any::<u32>(), any::<[u64; 5]>(), 0..u64::MAX / 2, any::<bool>());
     let one = (numbers, runs).prop_map(
-        |((shard, [epoch, sent_at, wrote, committed], before, lease), runs)| {
+        |((shard, [epoch, version, sent_at, wrote, committed], before, lease), runs)| {
             let append = append(shard, before, &runs);
             let prev = Position { epoch: Epoch(wrote), seq: Seq(before) };
             Append {
                 epoch: Epoch(epoch),
+                version,
                 sent_at,
                 lease,
                 prev,
