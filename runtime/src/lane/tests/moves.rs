@@ -126,3 +126,100 @@ fn of_the_maps_that_a_lane_misses_the_newest_waits() {
     inbox.take(&mut batch, &Context::from_waker(Waker::noop()));
     assert_eq!(batch.len(), 1, "the lane is woken for the next one");
 }
+
+/// A handoff took an entity out of memory whose last turn was on its way to the journal; the next
+/// turn then began from the state before, and an acknowledged line was gone.
+#[actix::test]
+async fn a_handoff_keeps_what_the_journal_has_not_answered() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    rig.held = Some(Vec::new());
+    let second = rig.ask("write", &json!({ "line": 2 }));
+    rig.settle().await;
+    let pondered = rig.ask("ponder", &json!({ "line": 3 }));
+    rig.settle().await;
+    let fourth = rig.ask("write", &json!({ "line": 4 }));
+    rig.settle().await;
+    rig.plan_move("n2").await;
+    for held in rig.held.take().unwrap() {
+        rig.core.handle(held);
+    }
+    rig.settle().await;
+    answer(second).unwrap();
+    answer(fourth).unwrap();
+    assert!(matches!(answer(pondered), Err(Failure::NotPrimary { .. })), "it runs at the target");
+    let departures = rig.departed();
+    assert_eq!(departures.len(), 1);
+    assert_eq!(rig.stored().await, json!([1, 2, 4]));
+    assert_eq!(departures[0].last, Position { epoch: Epoch(1), seq: Seq(4) });
+    assert_eq!(rig.marked().await, departures[0].last, "the tables say the same");
+}
+
+/// A drain under load stood still when a plan was given up and made again for another target
+/// between two looks at the map; and each mover must speak for its own plan only.
+#[actix::test]
+async fn a_shard_departs_once_for_every_plan_and_again_when_its_mover_gave_up() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    rig.plan_move("n2").await;
+    let first = rig.departed().pop().unwrap();
+    rig.plan_move("n3").await;
+    let second = rig.departed().pop().expect("a plan for another target starts over");
+    assert_eq!(second.to.to, node("n3"));
+
+    (first.gave_up)();
+    rig.settle().await;
+    assert!(rig.departed().is_empty(), "the mover of the second plan is under way");
+    (second.gave_up)();
+    rig.settle().await;
+    let third = rig.departed().pop().expect("its mover gave up and the plan stands");
+    assert_eq!(third.to, second.to);
+
+    rig.publish(|config| config.handoff = None).await;
+    rig.write(2).await;
+    rig.plan_move("n3").await;
+    let last = rig.departed().pop().expect("the same move, planned again, is another one");
+    assert!(last.to.plan > third.to.plan && last.last > third.last);
+    (third.gave_up)();
+    rig.settle().await;
+    assert!(rig.departed().is_empty());
+}
+
+/// A shard left and is on its way back: what the lane still holds of it must neither be served nor
+/// written nor dropped once the copy arrives, in whatever order lane and mover see the maps.
+#[actix::test]
+async fn a_lane_lets_go_of_a_shard_before_its_copy_arrives() {
+    let mut rig = Rig::new().await;
+    rig.write(1).await;
+    let behind = Arc::new(rig.map.clone());
+    rig.plan(|config| {
+        config.epoch = Epoch(2);
+        config.primary = Some(claim("n2"));
+        config.in_sync = BTreeMap::from([(node("n2"), disk("n2"))]);
+        config.handoff = None;
+    });
+    let elsewhere = Arc::new(rig.map.clone());
+    rig.plan(|config| {
+        let plan = config.version;
+        config.handoff = Some(Handoff { to: node("n1"), disk: disk("n1"), plan });
+    });
+    let mut let_go = false;
+    for _ in 0..10 {
+        let (tell, told) = oneshot::channel();
+        let map = Arc::new(rig.map.clone());
+        let arriving = Arriving { shard: SHARD, map, let_go: tell };
+        drop(rig.inbox.push(Input::Arriving(Box::new(arriving))));
+        rig.settle().await;
+        let_go |= told.await.unwrap();
+    }
+    assert!(let_go, "a lane that has nothing under way lets go");
+    assert!(rig.core.shards.is_empty());
+    for late in [behind, elsewhere] {
+        NewestMap::default().bring(&rig.inbox, late);
+        rig.settle().await;
+        assert!(rig.core.shards.is_empty(), "a map from before the copy changes nothing");
+    }
+    let call = rig.ask("write", &json!({ "line": 2 }));
+    rig.settle().await;
+    assert!(matches!(answer(call), Err(Failure::NotPrimary { .. })));
+}
