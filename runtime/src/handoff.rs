@@ -231,15 +231,6 @@ impl Mover {
     ///
     /// # Errors
     /// Why it was not taken, for the source's eyes.
-    pub async fn receive(self, from: Caller, message: Bytes) -> Result<Bytes, String> {
-        let (from, message) = pages::read(from, &message).map_err(|error| chain(&error))?;
-        self.take(from, message).await
-    }
-
-    /// The same, once it was read.
-    ///
-    /// # Errors
-    /// Why it was not taken, for the source's eyes.
     pub async fn take(self, from: NodeId, message: Message) -> Result<Bytes, String> {
         let Message { head, body } = message;
         let map = self.0.control.current();
