@@ -328,13 +328,13 @@ impl Handler<Asked> for MembershipActor {
                 self.detector.handle_heartbeat(&asked.node, boot, now);
             }
             // another process answers at its address: that start is over
-            Ok(_) => self.detector.handle_closed(&asked.node, asked.boot, now),
+            Ok(_) => self.handle_closed((&asked.node, asked.boot), ctx, now),
             Err(failure) => {
                 let peer = asked.node.as_str().to_owned();
                 metrics::counter!("mainstay_heartbeats_missed_total", "peer" => peer).increment(1);
                 match failure {
                     AskFailure::NotSent { .. } => {
-                        self.detector.handle_closed(&asked.node, asked.boot, now);
+                        self.handle_closed((&asked.node, asked.boot), ctx, now);
                     }
                     // the connection ended, or the peer is slow: who refuses the next one is gone
                     AskFailure::NoAnswer { .. } => self.ask(&asked.node, &ctx.address(), now),
@@ -346,6 +346,22 @@ impl Handler<Asked> for MembershipActor {
 }
 
 impl MembershipActor {
+    /// Nobody listens at a member's address: it is judged the moment that this has lasted.
+    fn handle_closed(
+        &mut self,
+        (node, boot): (&NodeId, BootId),
+        ctx: &mut Context<Self>,
+        now: Instant,
+    ) {
+        self.detector.handle_closed(node, boot, now);
+        if self.detector.verdict(node) != Some(Verdict::Dead) {
+            ctx.run_later(self.detector.config().closed_after, |actor, _| {
+                actor.detector.handle_timeout(clock::now());
+                actor.publish();
+            });
+        }
+    }
+
     fn tick(&mut self, address: &Addr<Self>) {
         let now = clock::now();
         let state = Arc::clone(&self.state.borrow_and_update());

@@ -410,7 +410,8 @@ impl Inner {
                 (self.refresh)(view.version());
                 let delay = after + REPEAT.delay(u32::from(request.attempt), random);
                 if delay < left && self.budget().try_retry() {
-                    tokio::time::sleep(delay).await;
+                    // Another owner is not who wanted to be left alone.
+                    self.other_target(view, request, now + delay).await;
                     return true;
                 }
                 or_other_owner && self.other_target(view, request, deadline).await

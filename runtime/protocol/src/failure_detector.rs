@@ -103,6 +103,11 @@ impl Detector {
         Self { config, peers: BTreeMap::new(), ticked_at: now, changes: VecDeque::new() }
     }
 
+    /// Its bounds.
+    pub const fn config(&self) -> Config {
+        self.config
+    }
+
     /// Starts to watch a peer, or its newer start. It has the full time to be heard first. An
     /// older start than the watched one is ignored.
     pub fn watch(&mut self, node: &NodeId, boot: BootId, now: Instant) {

@@ -248,6 +248,24 @@ async fn a_call_that_may_be_repeated_waits_for_another_owner_when_the_budget_is_
 }
 
 #[tokio::test]
+async fn a_pause_before_the_next_attempt_ends_when_there_is_another_owner() {
+    let peer = Node::of(Plan::default(), echo).await;
+    let members = [("n0", String::new()), ("n1", peer.addr.to_string())];
+    let pause = Duration::from_secs(5);
+    let fixture = router(map(1, &members, Some("n0")), move |_, envelope| {
+        let retry_after_ms = u64::try_from(pause.as_millis()).unwrap();
+        envelope.reply.send(Err(Failure::Overloaded { retry_after_ms, bound: "mailbox".into() }));
+    });
+    let began = clock::now();
+    let patient = Call { deadline: 2 * pause, ..safe("a") };
+    let calling = tokio::spawn(fixture.router.call(patient));
+    until(|| fixture.refreshes.load(Ordering::Relaxed) > 0).await;
+    fixture.maps.send_replace(map(2, &members, Some("n1")));
+    assert_eq!(calling.await.unwrap().unwrap().served_by, Some(node("n1")));
+    assert!(clock::now() < began + pause, "it waited for the owner before");
+}
+
+#[tokio::test]
 async fn a_target_that_is_down_sees_at_most_a_tenth_more_attempts_than_calls() {
     let attempts = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&attempts);
