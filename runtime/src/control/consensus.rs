@@ -70,7 +70,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(50),
+            heartbeat: Duration::from_millis(80),
             election_min: Duration::from_millis(150),
             election_max: Duration::from_millis(200),
         }
@@ -376,6 +376,7 @@ async fn follow_metrics(
             }
             gauge("mainstay_raft_has_leader", u64::from(view.leader.is_some()));
             gauge("mainstay_raft_is_leader", u64::from(view.leading));
+            gauge("mainstay_raft_is_voter", u64::from(view.voters.contains(&id)));
             gauge("mainstay_raft_term", view.term);
             sender.send_replace(view);
         }

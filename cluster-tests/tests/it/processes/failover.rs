@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mainstay_cluster_tests::processes::{Definite, Plan, ask};
+use mainstay_cluster_tests::processes::{Definite, Plan, ask, eventually};
 use tokio::task::JoinSet;
 
 use super::{Running, SOON, append, plan, start};
@@ -80,6 +80,15 @@ impl Running {
     /// Waits until every shard has this many copies in sync.
     async fn in_sync(&self, through: usize, copies: usize) {
         self.cluster.in_sync(&[through], copies, SOON).await.unwrap();
+    }
+
+    /// Until a node has a vote in the control plane.
+    async fn votes(&self, node: usize) {
+        let votes = async || {
+            let page = self.admin(node, "/metrics").await;
+            page.is_ok_and(|(_, page)| page.lines().any(|line| line == "mainstay_raft_is_voter 1"))
+        };
+        eventually("the node votes", SOON, votes).await.unwrap();
     }
 }
 
@@ -157,6 +166,8 @@ async fn a_wiped_node_gets_its_copies_from_the_others() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.restart(1).await.unwrap();
     cluster.in_sync(0, 3).await;
+    // a wiped disk is another voter: two of the three that vote are needed
+    cluster.votes(1).await;
     // what it holds now must be enough beside one other
     cluster.nodes[0].kill();
     tokio::time::sleep(Duration::from_secs(2)).await;
