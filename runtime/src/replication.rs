@@ -32,9 +32,11 @@ mod writes;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use mainstay_protocol::control::{Claim, ClusterState};
 use mainstay_protocol::dedup;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
@@ -159,7 +161,7 @@ impl Replication {
         );
         let maps = setup.map.clone();
         let keeper = Keeper::new(setup, replicator, runtime.handle().clone());
-        drop(runtime.spawn(keeper.run(appends, events, maps)));
+        drop(runtime.spawn(keep(keeper.run(appends, events, maps))));
         Ok(Self { inbox, arriving, appended, runtime: Some(runtime) })
     }
 
@@ -191,6 +193,15 @@ impl Replication {
         if self.inbox.push(Input::Stop(stopped)).is_ok() {
             drop(wait.await);
         }
+    }
+}
+
+/// Runs this room. No user code runs here: a panic is a broken invariant, as in a lane. The process
+/// ends, since a node that went on would be taken for alive while nothing of it is held or fed.
+async fn keep(room: impl Future<Output = ()>) {
+    if AssertUnwindSafe(room).catch_unwind().await.is_err() {
+        tracing::error!("the room of the other copies broke an invariant; the process ends");
+        std::process::abort();
     }
 }
 

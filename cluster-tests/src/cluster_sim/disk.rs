@@ -19,6 +19,8 @@ pub struct Image {
     pub log: Vec<Stored>,
     /// A copy was begun and is not whole.
     pub incomplete: bool,
+    /// What was here was removed, and nothing has come since.
+    pub dropped: bool,
 }
 
 /// One write, whole or not at all.
@@ -77,6 +79,7 @@ impl Image {
         match write {
             Write::Append { promised, segments } => {
                 self.promised = self.promised.max(*promised);
+                self.dropped &= segments.is_empty();
                 for segment in segments {
                     let keep = usize::try_from(segment.first.0 - 1).unwrap_or(usize::MAX);
                     self.log.truncate(keep);
@@ -92,11 +95,11 @@ impl Image {
             }
             Write::Copied { log } => {
                 self.log.clone_from(log);
-                self.incomplete = false;
+                (self.incomplete, self.dropped) = (false, false);
             }
             Write::Discard => {
                 self.log.clear();
-                self.incomplete = false;
+                (self.incomplete, self.dropped) = (false, true);
             }
         }
     }

@@ -14,7 +14,7 @@ use mainstay_protocol::control::{Claim, ClusterState, MemberState};
 use mainstay_protocol::id::{BootId, Epoch, NodeId, Seq};
 use mainstay_protocol::mutants::Mutant;
 use mainstay_protocol::replication::in_sync::Copies;
-use mainstay_protocol::replication::standby::{self, Kept, Standby, Succession};
+use mainstay_protocol::replication::standby::{self, Kept, NotPromoted, Standby, Succession};
 use mainstay_protocol::replication::{Answer, Append, Position, Told};
 use mainstay_protocol::time::{Instant, Moment};
 
@@ -175,7 +175,7 @@ impl Node {
                 }
             }
             (Wire::Request(call, left), _) => self.request(call, left, now),
-            (Wire::Map(map), _) => self.follow(&map, at),
+            (Wire::Map(map), _) => self.follow(&map, at)?,
             _ => {}
         }
         Ok(())
@@ -322,25 +322,25 @@ impl Node {
     // -- roles --
 
     /// A newer map.
-    fn follow(&mut self, map: &Arc<ClusterState>, at: Moment) {
+    fn follow(&mut self, map: &Arc<ClusterState>, at: Moment) -> Result<(), String> {
         let disk = self.disk.id;
         let name = self.name.clone();
-        let Some(process) = &mut self.process else { return };
+        let Some(process) = &mut self.process else { return Ok(()) };
         if process.map.as_ref().is_some_and(|known| known.version >= map.version) {
-            return;
+            return Ok(());
         }
         process.map = Some(Arc::clone(map));
         let boot = process.boot;
         let member = map.members.get(&name);
         if member.is_none_or(|member| member.disk != disk || member.boot < boot) {
-            return;
+            return Ok(());
         }
         if matches!(process.role, Role::None) {
             process.lives += 1;
             let standby = self.settings.standby((&self.disk, process.lives), Seq(0), at.now);
             process.role = Role::Standby(Box::new(standby));
         }
-        let Some(config) = map.shard(SHARD) else { return };
+        let Some(config) = map.shard(SHARD) else { return Ok(()) };
         let mine = self.leading().map(|leading| leading.primary.epoch());
         let copies = Copies::of(map, config);
         if mine.is_some_and(|mine| mine < config.epoch || !copies.in_sync.contains_key(&name)) {
@@ -354,10 +354,23 @@ impl Node {
             leading.feed.handle_copies(&name, &copies, at.now);
             leading.hand_over(config.handoff.as_ref().map(|handoff| handoff.to.clone()));
         } else if config.primary.as_ref() == Some(&claim) || self.resumes(map) {
-            self.take_over(config.epoch, &copies, claim, at);
+            return self.take_over(config.epoch, &copies, claim, at);
         } else if let Some(standby) = self.standby_mut() {
             standby.handle_epoch(config.epoch);
+            if map.is_surplus(config, &name) && standby.may_leave(config.version) {
+                self.drop_copy(at.now);
+            }
         }
+        Ok(())
+    }
+
+    /// It is wanted here no more: what is here goes, but for promises.
+    fn drop_copy(&mut self, now: Instant) {
+        self.disk.write(Ticket::None, Write::Discard);
+        let Some(process) = &mut self.process else { return };
+        process.lives += 1;
+        let standby = self.settings.standby((&self.disk, process.lives), Seq(0), now);
+        process.role = Role::Standby(Box::new(standby));
     }
 
     /// A planted fault: a restarted primary takes its old claim for its own.
@@ -367,12 +380,18 @@ impl Node {
             && primary.is_some_and(|claim| claim.node == self.name && claim.disk == self.disk.id)
     }
 
-    fn take_over(&mut self, epoch: Epoch, copies: &Copies, claim: Claim, at: Moment) {
+    fn take_over(
+        &mut self,
+        epoch: Epoch,
+        copies: &Copies,
+        claim: Claim,
+        at: Moment,
+    ) -> Result<(), String> {
         let settings = self.settings;
         if copies.in_sync.get(&self.name) != Some(&self.disk.id) {
-            return;
+            return Ok(());
         }
-        let Some(standby) = self.standby_mut() else { return };
+        let Some(standby) = self.standby_mut() else { return Ok(()) };
         let succession = match standby.promote(epoch) {
             Ok(succession) => succession,
             Err(_) if settings.same_epoch_after_restart => Succession {
@@ -380,12 +399,14 @@ impl Node {
                 committed: Seq(0),
                 serve_from: Instant::ZERO,
             },
-            Err(_) => return,
+            Err(error @ NotPromoted::Incomplete) => return Err(error.to_string()),
+            Err(NotPromoted::Promised { .. }) => return Ok(()),
         };
         let leading = settings.lead(&self.disk, (epoch, copies, claim), &succession, at);
         if let Some(process) = &mut self.process {
             process.role = Role::Primary(Box::new(leading));
         }
+        Ok(())
     }
 
     /// Everyone inside is told what is known, and the log is a standby's again.
@@ -457,6 +478,9 @@ impl Settings {
         let (history, whole) = (image.history(Seq(0)), !image.incomplete);
         let kept = Kept { promised: image.promised, history, committed, whole };
         let mut standby = Standby::new((SHARD, disk.id, life), kept, self.timing, now);
+        if image.dropped {
+            standby.note_dropped();
+        }
         if let Some(mutant) = self.mutant {
             standby.plant(mutant);
         }

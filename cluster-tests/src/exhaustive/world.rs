@@ -29,6 +29,8 @@ pub(super) struct Sent {
 
 /// An acknowledgement: of which epoch, by whom, of which disk, up to where.
 pub(super) type Ack = (Epoch, usize, DiskId, Seq);
+/// Copies are not dropped here: what one acknowledged stays true whatever the record says.
+const OF_ANY_RECORD: u64 = u64::MAX;
 
 /// The rule of a machine that is broken on purpose.
 const fn rule(planted: Option<Planted>) -> Option<Mutant> {
@@ -277,7 +279,7 @@ impl World {
     /// Acknowledgements that somebody may count yet are on their way.
     fn send(&mut self, from: usize, answers: Vec<Answer>) {
         for answer in answers {
-            if let Told::Holds { upto } = answer.what {
+            if let Told::Holds { upto, .. } = answer.what {
                 self.acks.insert((answer.epoch, from, answer.disk, upto));
             }
         }
@@ -295,7 +297,7 @@ impl World {
             let told = format!("{from} acknowledges {upto:?} of {last} in {epoch:?}");
             return Err(Broken::new("held_beyond_the_log", told));
         }
-        Ok(leading.in_sync.handle_holds(&from, disk, upto).is_ok())
+        Ok(leading.in_sync.handle_holds(&from, disk, (OF_ANY_RECORD, upto)).is_ok())
     }
 
     fn sync(&mut self, at: usize) -> Result<bool, Broken> {
@@ -308,7 +310,7 @@ impl World {
             }
             (Some(Waits::Primary(epoch, upto)), Role::Primary(it)) if it.epoch == epoch => {
                 let disk = it.in_sync.said().in_sync[&node.name];
-                let counted = it.in_sync.handle_holds(&node.name, disk, upto);
+                let counted = it.in_sync.handle_holds(&node.name, disk, (OF_ANY_RECORD, upto));
                 counted.map_err(|error| Broken::new("own_counts", error.to_string()))?;
             }
             _ => {}

@@ -347,7 +347,8 @@ impl World {
             return Ok(());
         }
         self.machine().handle_heard(&name, disk, (now, true), now)?;
-        self.machine().handle_holds(&name, disk, upto)
+        let version = self.machine().in_sync().said().version;
+        self.machine().handle_holds(&name, disk, (version, upto))
     }
 
     fn note_watermark(&mut self) -> Result<(), Broken> {

@@ -120,6 +120,20 @@ impl ClusterState {
         self.standbys == 0 || config.is_in_sync(node, disk)
     }
 
+    /// Whether a copy of a shard of this record that a member has, in sync or not, is one too many:
+    /// it is in no set, wanted by nobody, and as many as are wanted are in sync. A member that was
+    /// only slow is taken for dead for a moment, and wanted again at once: had it removed what it
+    /// has, it would get all of it over the network again.
+    pub fn is_surplus(&self, config: &ShardConfig, node: &NodeId) -> bool {
+        let up = self.members.get(node).is_some_and(|member| member.state != MemberState::Down);
+        let in_sync = |node: &NodeId| {
+            self.members.get(node).is_some_and(|member| config.is_in_sync(node, member.disk))
+        };
+        let complete = config.targets.len() == usize::from(self.standbys) + 1;
+        let wanted = in_sync(node) || config.targets.contains(node);
+        up && !wanted && complete && config.targets.iter().all(in_sync)
+    }
+
     /// How many shards a member has a part in: as primary, in an in-sync set, or as the target of
     /// a move under way; claims of a disk that it lost are counted.
     pub fn held_by(&self, node: &NodeId) -> u32 {

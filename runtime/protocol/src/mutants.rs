@@ -69,6 +69,8 @@ pub enum Mutant {
     JoinBeforeNoop,
     /// Copies join before they hold what is committed.
     JoinBehind,
+    /// What a copy acknowledged counts for one that was dropped and made anew since.
+    AckOutlivesCopy,
     /// A copy that was proposed is not waited for before the answer.
     JoiningNotRequired,
     /// A primary that may not answer yet lets copies join.

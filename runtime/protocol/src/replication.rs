@@ -102,6 +102,9 @@ pub enum Told {
     Holds {
         /// The last place.
         upto: Seq,
+        /// The newest version of the shard's record that a primary went by: no older one has this
+        /// copy dropped.
+        version: u64,
     },
     /// The log here does not go on where the append begins.
     Gap {

@@ -1,13 +1,11 @@
 //! How a node starts: storage first, then the threads, then the doors, then the cluster.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_protocol::control::Claim;
 use mainstay_protocol::control::{Member, MemberState};
 use mainstay_protocol::dedup;
-use mainstay_protocol::id::ShardId;
 use mainstay_protocol::message::WIRE_VERSION;
 use tokio::sync::{Semaphore, watch};
 
@@ -25,15 +23,12 @@ use crate::entity::{Registry, RegistryError};
 use crate::events::EventLog;
 use crate::handoff::{self, Lanes, Mover};
 use crate::ingress::Door;
-use crate::lane::{Input, LaneInbox, NewestMap, lane_of};
+use crate::lane::{Input, LaneInbox, NewestMap};
 use crate::membership::{JoinError, Patience, PeerCaller, UNSEATED, departed};
 use crate::replication::copying::CopyIn;
 use crate::replication::{self, Arriving, Found, Replication, ReplicationInbox};
 use crate::router::Router;
-use crate::shard::{Records, ShardHost};
-use crate::storage::{
-    self, News, OpenError, Opened, Recovered, RecoveredShard, Storage, StorageError, Writer,
-};
+use crate::storage::{self, News, OpenError, Opened, Recovered, Storage, StorageError, Writer};
 use crate::transport;
 use crate::transport::control::ControlChannel;
 use crate::transport::handshake::Identity;
@@ -145,8 +140,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
         map: control.handle.current(),
         blocking: node.blocking_room(),
     };
-    let hosts = node.hosts_by_lane(std::mem::take(&mut recovered.shards));
-    let running = make.start_all(&lanes, hosts)?;
+    let running = make.start_all(&lanes, std::mem::take(&mut recovered.shards))?;
     node.lanes_started(&running, &storage);
     let doors = Doors {
         ingress: ingress.runtime(),
@@ -355,19 +349,6 @@ impl Node {
             fatal: Arc::new(move |reason| fail(&phase, StartError::Copies(reason))),
         };
         Replication::start(setup).map_err(|error| StartError::Thread(error.to_string()))
-    }
-
-    /// What recovery found, by the lane that owns it.
-    fn hosts_by_lane(
-        &self,
-        shards: BTreeMap<ShardId, RecoveredShard>,
-    ) -> BTreeMap<u16, Vec<ShardHost>> {
-        let mut hosts: BTreeMap<u16, Vec<ShardHost>> = BTreeMap::new();
-        for (shard, found) in shards {
-            let lane = lane_of(shard, self.lanes);
-            hosts.entry(lane).or_default().push(ShardHost::recovered(shard, Records::from(found)));
-        }
-        hosts
     }
 
     fn lanes_started(&self, lanes: &[Lane], storage: &Storage) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix::{Actor, Addr, Arbiter};
 use mainstay_protocol::control::ClusterState;
+use mainstay_protocol::id::ShardId;
 use mainstay_protocol::passivation::Passivation;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -17,12 +18,12 @@ use crate::handoff::Mover;
 use crate::lane::core::{Core, Make};
 use crate::lane::env::{Env, NoPort};
 use crate::lane::kinds::Kinds;
-use crate::lane::{LaneActor, LaneInbox};
+use crate::lane::{LaneActor, LaneInbox, lane_of};
 use crate::replication::Replication;
 use crate::router::Router;
-use crate::shard::ShardHost;
 use crate::shard::handoff::Departure;
-use crate::storage::Storage;
+use crate::shard::{Records, ShardHost};
+use crate::storage::{RecoveredShard, Storage};
 
 /// The thread of the actix system: consensus, membership, the director.
 pub(super) struct SystemThread {
@@ -87,8 +88,9 @@ impl LaneMaker<'_> {
     pub(super) fn start_all(
         &self,
         inboxes: &[LaneInbox],
-        mut hosts: BTreeMap<u16, Vec<ShardHost>>,
+        recovered: BTreeMap<ShardId, RecoveredShard>,
     ) -> Result<Vec<Lane>, StartError> {
+        let mut hosts = self.hosts_by_lane(recovered);
         let mut lanes = Vec::new();
         for (number, inbox) in (0..).zip(inboxes) {
             let recovered = hosts.remove(&number).unwrap_or_default();
@@ -96,6 +98,23 @@ impl LaneMaker<'_> {
             lanes.push(Lane { inbox: inbox.clone(), addr });
         }
         Ok(lanes)
+    }
+
+    /// What recovery found, by the lane that owns it. Where shards have other copies nothing is
+    /// served, or saved, that the others may yet replace: their standbys read it again.
+    fn hosts_by_lane(
+        &self,
+        recovered: BTreeMap<ShardId, RecoveredShard>,
+    ) -> BTreeMap<u16, Vec<ShardHost>> {
+        let mut hosts: BTreeMap<u16, Vec<ShardHost>> = BTreeMap::new();
+        if self.map.standbys > 0 {
+            return hosts;
+        }
+        for (shard, found) in recovered {
+            let lane = lane_of(shard, self.node.lanes);
+            hosts.entry(lane).or_default().push(ShardHost::recovered(shard, Records::from(found)));
+        }
+        hosts
     }
 
     fn start(

@@ -181,7 +181,7 @@ impl Core {
     /// Hands new entries to the journal as one batch, and lets committed replies leave.
     pub fn flush(&mut self) {
         let mut segments = Vec::new();
-        let mut parts = Vec::new();
+        let (mut parts, mut newly) = (Vec::new(), Vec::new());
         for shard in std::mem::take(&mut self.touched) {
             let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
                 continue;
@@ -192,6 +192,9 @@ impl Core {
             self.told.extend(serving.take_saved());
             serving.release(&mut self.env);
             serving.touched = false;
+            if serving.primary.in_sync().has_news() {
+                newly.push(shard);
+            }
             let may_run = serving.primary.ready() > 0 && !serving.listed;
             if may_run {
                 serving.listed = true;
@@ -200,6 +203,9 @@ impl Core {
             self.look_at_departure(shard);
         }
         self.append(segments, parts);
+        for shard in newly {
+            self.propose(shard, clock::now());
+        }
         if !self.told.is_empty() {
             (self.env.told)(std::mem::take(&mut self.told));
         }
@@ -233,16 +239,26 @@ impl Core {
     pub fn handle_timeout(&mut self) {
         let now = clock::now();
         self.next_deadline = None;
+        let mut due = Vec::new();
         for (shard, host) in &mut self.shards {
             let Some(serving) = host.serving() else { continue };
-            if let Some(next) = serving.handle_timeout(now) {
-                let earliest = self.next_deadline.map_or(next, |at| at.min(next));
-                self.next_deadline = Some(earliest);
+            if serving.handle_timeout(now) {
+                due.push(*shard);
             }
             if serving.touched {
                 self.touched.push(*shard);
             }
         }
+        for shard in due {
+            self.propose(shard, now);
+        }
+        let shards = self.shards.values().filter_map(ShardHost::is_serving);
+        self.next_deadline = shards.filter_map(|serving| serving.primary.poll_timeout()).min();
+    }
+
+    /// Looks again at the latest then.
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.next_deadline = Some(self.next_deadline.map_or(at, |before| before.min(at)));
     }
 
     pub(super) fn touch(&mut self, shard: ShardId) {
@@ -266,13 +282,12 @@ impl Core {
         match admission::check(&mut self.env, &envelope.request) {
             Ok(target) => {
                 let (now, deadline) = (clock::now(), envelope.deadline);
-                self.next_deadline =
-                    Some(self.next_deadline.map_or(deadline, |at| at.min(deadline)));
                 serving.admit(&mut self.env, target, envelope, now);
                 if !serving.listed {
                     serving.listed = true;
                     self.ready.push_back(shard);
                 }
+                self.wake_at(deadline);
             }
             Err(failure) => envelope.reply.send(Err(failure)),
         }

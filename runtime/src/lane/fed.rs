@@ -30,12 +30,13 @@ impl Core {
             self.told.push(Told::Left { shard, records: Box::new(promoted.records) });
             return;
         };
-        self.let_go(shard); // what recovery found is what was promoted
         debug_assert!(!self.shards.contains_key(&shard), "a shard is promoted after it was left");
         let copies = Copies::of(&map, config);
+        let serve_from = promoted.serve_from;
         let host = ShardHost::promoted(&self.env, promoted, copies, map.min_insync);
         self.shards.insert(shard, host);
         self.touch(shard);
+        self.wake_at(serve_from);
     }
 
     fn is_in_sync(&self, config: &ShardConfig) -> bool {
@@ -100,12 +101,12 @@ impl Core {
                 continue;
             }
             let wants_save = matches!(what, Word::WantsSaved(_));
-            if serving.handle_heard(&self.env, what, now) {
-                self.saves.wanted |= wants_save;
-                self.touch(shard);
-            } else {
+            if !serving.handle_heard(&self.env, what, now) {
                 self.depose(shard);
+                continue;
             }
+            self.saves.wanted |= wants_save;
+            self.touch(shard);
         }
     }
 
@@ -126,22 +127,21 @@ impl Core {
             self.propose(shard, now);
             let Some(host) = self.shards.get_mut(&shard) else { continue };
             match host.serving() {
-                Some(serving) => {
-                    self.saves.wanted |= serving.is_save_wanted();
-                    if serving.touched {
-                        self.touched.push(shard);
-                    }
-                }
+                Some(serving) => self.saves.wanted |= serving.is_save_wanted(),
                 None => self.let_go(shard),
             }
         }
     }
 
-    fn propose(&mut self, shard: ShardId, now: Instant) {
+    pub(super) fn propose(&mut self, shard: ShardId, now: Instant) {
         let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
             return;
         };
-        if let Some(command) = serving.poll_proposal(&self.env, now) {
+        let proposal = serving.poll_proposal(&self.env, now);
+        if serving.touched {
+            self.touched.push(shard);
+        }
+        if let Some(command) = proposal {
             (self.env.propose)(shard, command);
         }
     }

@@ -96,14 +96,17 @@ impl Keeper {
         forget_unapplied(&mut start, &entries);
         let applied = start.applied.seq;
         let last = tail.last().map_or(applied, |segment| segment.last);
-        let Found { promised, history } = found;
+        let Found { promised, history, dropped } = found;
         if history.last().seq != last {
             return Err(Broken::Log { found: last, last: history.last().seq });
         }
         let committed = committed.max(applied);
         let kept = Kept { promised, history, committed, whole: true };
         let disk = self.env.me.disk;
-        let standby = Standby::new((shard, disk, life), kept, self.env.timing, clock::now());
+        let mut standby = Standby::new((shard, disk, life), kept, self.env.timing, clock::now());
+        if dropped {
+            standby.note_dropped();
+        }
         let mut shadow = Shadow::new(shard, self.env.dedup, start);
         shadow.hold(tail, entries)?;
         Ok(Following::new((shard, life), standby, shadow, (committed, last)))
@@ -232,7 +235,7 @@ impl Keeper {
             Some(Next::Discard) => {}
             Some(Next::Leave) => {
                 let promised = following.standby.promised();
-                let found = Found { promised, ..Found::default() };
+                let found = Found { promised, dropped: true, ..Found::default() };
                 self.parts.insert(shard, Part::Dropping(found));
             }
             Some(Next::Copy(ticket, answer)) => {
@@ -241,7 +244,7 @@ impl Keeper {
                 following.next = None;
                 // The copy removes what is here before it brings anything.
                 answer.send(Some(ticket)).unwrap_or_default();
-                return;
+                return self.look_again(shard);
             }
         }
         self.remove(shard);
@@ -319,6 +322,7 @@ impl Keeper {
             following.replace(Shadow::new(shard, self.env.dedup, start), applied);
         }
         self.with_following(shard, |following, env| following.carry_out(&mut env.writes, vec![]));
+        self.look_again(shard);
         ends
     }
 }

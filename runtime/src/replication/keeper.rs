@@ -242,8 +242,12 @@ impl Keeper {
         let me = &self.env.me;
         let claimed = config.primary.as_ref() == Some(me);
         let holds = config.is_in_sync(&me.node, me.disk) || config.targets.contains(&me.node);
+        // What is here of others' shards is followed until it may go: it may be the last there is,
+        // and the journal is not cut behind what nobody saves.
+        let stored = || self.found.get(&shard).is_some_and(Found::is_stored);
+        let may_go = self.env.map.is_surplus(config, &me.node);
         match self.parts.get_mut(&shard) {
-            None if claimed || holds => {
+            None if claimed || holds || stored() => {
                 let found = self.found.remove(&shard).unwrap_or_default();
                 self.open(shard, found, None);
             }
@@ -257,14 +261,18 @@ impl Keeper {
                 following.promoting = None;
                 following.standby.handle_epoch(config.epoch);
             }
-            Some(Part::Following(following)) if !following.standby.may_leave(config.version) => {}
+            Some(Part::Following(following))
+                if !may_go || !following.standby.may_leave(config.version) =>
+            {
+                following.promoting = None;
+            }
             Some(Part::Following(following)) => {
                 following.promoting = None;
                 following.next.get_or_insert(Next::Leave);
                 self.go_on(shard);
             }
-            Some(Part::Leading(_)) => self.look_at_led(shard, config, claimed),
-            None | Some(Part::Opening(_) | Part::Dropping(_)) => {}
+            // Its lane sees by itself when that is over, and says so.
+            None | Some(Part::Opening(_) | Part::Leading(_) | Part::Dropping(_)) => {}
         }
     }
 

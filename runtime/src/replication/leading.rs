@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_protocol::control::ShardConfig;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::replication::Position;
 use mainstay_protocol::replication::feed::{self, Effect, Feed};
-use mainstay_protocol::replication::in_sync::Copies;
+use mainstay_protocol::replication::standby::NotPromoted;
 use mainstay_protocol::time::Instant;
 
 use super::Input;
@@ -39,7 +38,13 @@ impl Keeper {
         let Some(epoch) = following.promoting else { return };
         let succession = match following.standby.promote(epoch) {
             Ok(succession) => succession,
-            Err(error) => {
+            // Another member of the set takes over once this node is gone.
+            Err(error @ NotPromoted::Incomplete) => {
+                (self.env.fatal)(format!("shard {shard}, epoch {}: {error}", epoch.0));
+                following.promoting = None;
+                return;
+            }
+            Err(error @ NotPromoted::Promised { .. }) => {
                 tracing::warn!(%shard, epoch = epoch.0, %error, "not promoted");
                 following.promoting = None;
                 return;
@@ -72,23 +77,7 @@ impl Keeper {
         let promoted = Promoted { shard, epoch, serve_from, records, map };
         let lane = usize::from(self.env.lane(shard));
         drop(self.env.lanes[lane].push(LaneInput::Promoted(Box::new(promoted))));
-        self.feed_copies(shard);
         self.connect();
-    }
-
-    /// The map, for a shard that is led: whom to feed. The lane sees by itself when it is over.
-    pub(super) fn look_at_led(&mut self, shard: ShardId, config: &ShardConfig, claimed: bool) {
-        let led = self.parts.get_mut(&shard).and_then(Part::leading);
-        if claimed && led.is_some_and(|leading| leading.epoch == config.epoch) {
-            self.feed_copies(shard);
-        }
-    }
-
-    fn feed_copies(&mut self, shard: ShardId) {
-        let map = Arc::clone(&self.env.map);
-        let Some(config) = map.shard(shard) else { return };
-        let (me, now) = (self.env.me.node.clone(), clock::now());
-        self.with_feed(shard, |feed| feed.handle_copies(&me, &Copies::of(&map, config), now));
     }
 
     /// Keeps connections to those who are fed, and to nobody else.
@@ -136,14 +125,18 @@ impl Keeper {
     }
 
     fn handle_goes(&mut self, goes: Goes) {
-        let Goes { shard, epoch, segments, committed, leases, round } = goes;
-        let now = clock::now();
+        let Goes { shard, epoch, segments, committed, copies, leases, round } = goes;
+        let (me, now) = (self.env.me.node.clone(), clock::now());
         self.with_feed_of(shard, epoch, |feed| {
             if let Some(until) = leases {
                 feed.ask_leases(until);
             }
             for segment in segments {
                 feed.handle_segment(segment, now);
+            }
+            // After the noop of the epoch: whoever is asked for the first time gets it at once.
+            if let Some(copies) = copies {
+                feed.handle_copies(&me, &copies, now);
             }
             feed.handle_committed(committed, now);
             if round {
@@ -167,7 +160,7 @@ impl Keeper {
         let applied = dirty.settled();
         let start = Start { applied, log_time, dedup, dirty };
         let (history, committed) = feed.into_log();
-        let found = Found { promised: epoch, history };
+        let found = Found { promised: epoch, history, dropped: false };
         self.open(shard, found, Some((start, committed)));
         self.connect();
     }
@@ -242,7 +235,9 @@ impl Keeper {
                     leading.wanting.insert(to, base);
                     Word::WantsSaved(base.seq)
                 }
-                Effect::Holds { from, disk, upto } => Word::Holds(from, disk, upto),
+                Effect::Holds { from, disk, upto, version } => {
+                    Word::Holds(from, disk, (version, upto))
+                }
                 Effect::Heard { from, disk, sent_at, promised } => {
                     Word::Heard(from, disk, (sent_at, promised))
                 }

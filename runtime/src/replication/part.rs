@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::shadow::{Differs, Shadow, Start, Wanted};
 use super::writes::{BatchNo, Writes};
 use crate::shard::commit::Saving;
-use crate::storage::{Recovered, StorageError, StoredState};
+use crate::storage::{Recovered, RecoveredShard, StorageError, StoredState};
 use crate::transport::replication::AnswerSender;
 
 /// What is kept of a shard that is not opened: what its next standby goes on from.
@@ -25,16 +25,25 @@ pub struct Found {
     pub promised: Epoch,
     /// The epochs of its log, from what the tables hold on.
     pub history: History,
+    /// It was here and was dropped, and nothing has come since.
+    pub dropped: bool,
 }
 
 impl Found {
     /// What a start found of every shard.
     pub fn of(recovered: &Recovered) -> BTreeMap<ShardId, Self> {
         let each = recovered.shards.iter();
-        each.map(|(shard, found)| {
-            (*shard, Self { promised: found.promised, history: found.history.clone() })
-        })
-        .collect()
+        let found = |found: &RecoveredShard| Self {
+            promised: found.promised,
+            history: found.history.clone(),
+            dropped: found.dropped,
+        };
+        each.map(|(shard, it)| (*shard, found(it))).collect()
+    }
+
+    /// Whether anything of its states or log is here.
+    pub(super) fn is_stored(&self) -> bool {
+        self.history.last().seq > Seq(0)
     }
 }
 

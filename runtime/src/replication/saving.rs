@@ -21,13 +21,16 @@ impl Keeper {
     pub(super) fn handle_tick(&mut self) {
         let now = clock::now();
         let (mut dirty, mut due, mut followed) = (0, 0, 0_u64);
-        let mut failed = Vec::new();
+        let (mut failed, mut waiting) = (Vec::new(), Vec::new());
         for (shard, part) in &mut self.parts {
             match part {
                 Part::Following(following) => {
                     dirty += following.shadow.dirty_bytes();
                     due += following.shadow.due();
                     followed += 1;
+                    if following.shadow.due() > 0 {
+                        waiting.push(*shard); // a read may have been refused
+                    }
                 }
                 Part::Opening(opening) if opening.failed => failed.push(*shard),
                 Part::Opening(_) | Part::Leading(_) | Part::Dropping(_) => {}
@@ -35,6 +38,9 @@ impl Keeper {
         }
         (self.dirty_now, self.due_now) = (dirty, due);
         self.followed_gauge.set(float(followed));
+        for shard in waiting {
+            self.with_following(shard, |following, _| following.apply());
+        }
         for shard in failed {
             let Some(Part::Opening(opening)) = self.parts.remove(&shard) else { continue };
             self.open(shard, opening.found, None);

@@ -58,6 +58,8 @@ pub struct Goes {
     pub segments: Vec<Segment>,
     /// Everything up to here is committed.
     pub committed: Seq,
+    /// Who holds copies, or should, by the record that its primary goes by now.
+    pub copies: Option<Copies>,
     /// Promises are wanted until then.
     pub leases: Option<Instant>,
     /// Replies wait until everybody has answered.
@@ -78,8 +80,8 @@ pub struct Heard {
 /// A word of another copy.
 #[derive(Debug)]
 pub enum Word {
-    /// It holds everything up to here.
-    Holds(NodeId, DiskId, Seq),
+    /// It holds everything up to here, and has heard of this version of the shard's record.
+    Holds(NodeId, DiskId, (u64, Seq)),
     /// It heard what was sent then; and it keeps a promise.
     Heard(NodeId, DiskId, (Instant, bool)),
     /// It lost what it had acknowledged: it holds this at most.
@@ -108,6 +110,8 @@ pub struct Promoted {
 /// What a primary with other copies remembers of what it told.
 #[derive(Debug, Default)]
 pub(crate) struct Feeding {
+    /// Whoever feeds goes by the same record as the primary: what it says counts by that.
+    copies_told: bool,
     committed: Seq,
     leases_until: Instant,
     round_at: Instant,
@@ -129,10 +133,13 @@ impl Serving {
         let round = waits && now >= feeding.round_at + ROUND_EVERY;
         let shows = waits || feeding.queried;
         let renews = shows && now + LEASES_FOR / 2 >= feeding.leases_until;
-        if segments.is_empty() && committed == feeding.committed && !round && !renews {
+        let goes_on = committed != feeding.committed || !feeding.copies_told;
+        if segments.is_empty() && !goes_on && !round && !renews {
             return None;
         }
         feeding.committed = committed;
+        let told = std::mem::replace(&mut feeding.copies_told, true);
+        let copies = (!told).then(|| self.primary.in_sync().said().clone());
         if round {
             feeding.round_at = now;
         }
@@ -141,7 +148,7 @@ impl Serving {
             (feeding.leases_until, feeding.queried) = (until, false);
         }
         let (shard, epoch) = (self.shard, self.epoch);
-        Some(Told::Goes(Goes { shard, epoch, segments, committed, leases, round }))
+        Some(Told::Goes(Goes { shard, epoch, segments, committed, copies, leases, round }))
     }
 
     /// A query comes in: its reply shows what a newer primary may have changed.
@@ -156,7 +163,7 @@ impl Serving {
     pub(crate) fn handle_heard(&mut self, env: &Env, what: Word, now: Instant) -> bool {
         // What does not count is not counted; that is all there is to do about it.
         match what {
-            Word::Holds(node, disk, upto) => drop(self.primary.handle_holds(&node, disk, upto)),
+            Word::Holds(node, disk, held) => drop(self.primary.handle_holds(&node, disk, held)),
             Word::Heard(node, disk, heard) => {
                 drop(self.primary.handle_heard(&node, disk, heard, now));
             }
@@ -175,7 +182,8 @@ impl Serving {
 
     /// What the map says of the copies.
     pub(crate) fn handle_copies(&mut self, env: &Env, copies: Copies) {
-        if self.feeding.is_some() {
+        if let Some(feeding) = &mut self.feeding {
+            feeding.copies_told &= *self.primary.in_sync().said() == copies;
             self.primary.handle_copies(copies, clock::now());
             self.settle_committed(env);
             self.touched = true;

@@ -330,13 +330,15 @@ impl Serving {
         running.into_iter().collect()
     }
 
-    /// Answers requests whose deadline passed in a queue; says when the next one passes.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) -> Option<Instant> {
-        if self.primary.poll_timeout().is_some_and(|at| at <= now) {
+    /// Answers requests whose deadline passed in a queue, and notes which copies are late; `false`
+    /// when nothing was due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let due = self.primary.poll_timeout().is_some_and(|at| at <= now);
+        if due {
             self.primary.handle_timeout(now);
             self.touched = true;
         }
-        self.primary.poll_timeout()
+        due
     }
 
     /// Notes the entities that keep others waiting.

@@ -79,6 +79,8 @@ pub struct RecoveredShard {
     pub promised: Epoch,
     /// The epochs of its log; its base is where the mark stands.
     pub history: History,
+    /// It was here and was dropped, and nothing has come since.
+    pub dropped: bool,
 }
 
 impl RecoveredShard {

@@ -66,6 +66,7 @@ impl Replayed {
             dedup,
             promised,
             history,
+            dropped: false,
         }
     }
 }
@@ -264,7 +265,8 @@ impl Replay {
         });
         let mut shards: BTreeMap<_, _> = shards.collect();
         for (shard, promised) in index.promises() {
-            let only = RecoveredShard { promised, ..RecoveredShard::default() };
+            let dropped = self.metas.get(&shard).is_some_and(|meta| meta.dropped);
+            let only = RecoveredShard { promised, dropped, ..RecoveredShard::default() };
             shards.entry(shard).or_insert(only);
         }
         Recovered {

@@ -157,9 +157,9 @@ impl Leading {
                     let copy = Wire::Copy(self.primary.epoch(), base, log);
                     outbox.push_back((To::Node(number(&to)), copy));
                 }
-                feed::Effect::Holds { from, disk, upto } => {
+                feed::Effect::Holds { from, disk, upto, version } => {
                     // What does not count is not counted; that is all there is to do about it.
-                    drop(self.primary.handle_holds(&from, disk, upto));
+                    drop(self.primary.handle_holds(&from, disk, (version, upto)));
                 }
                 feed::Effect::Heard { from, disk, sent_at, promised } => {
                     drop(self.primary.handle_heard(&from, disk, (sent_at, promised), now));

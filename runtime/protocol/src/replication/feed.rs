@@ -91,6 +91,8 @@ pub enum Effect {
         disk: DiskId,
         /// Everything up to here is on it.
         upto: Seq,
+        /// The record that it heard of by then, or a newer one.
+        version: u64,
     },
     /// Tell the primary that a copy heard an append.
     Heard {
@@ -184,13 +186,21 @@ impl Feed {
         self.effects.pop_front()
     }
 
-    /// Who else holds the shard, or should.
+    /// Who else holds the shard, or should, by the record that the primary goes by. With a new record
+    /// whoever is in no set is asked again: it may have been dropped and made anew meanwhile.
     pub fn handle_copies(&mut self, me: &NodeId, copies: &Copies, now: Instant) {
+        let moved = copies.version != self.version;
         self.version = copies.version;
         // A node that came back with another disk is fed for that one.
         let all = copies.in_sync.iter().chain(&copies.wanted);
         let others: BTreeMap<&NodeId, &DiskId> = all.filter(|(node, _)| *node != me).collect();
         self.peers.retain(|node, peer| others.get(node) == Some(&&peer.disk));
+        for (node, peer) in &mut self.peers {
+            let outside = copies.in_sync.get(node) != Some(&peer.disk);
+            if moved && outside && !matches!(peer.stage, Stage::Copying { .. }) {
+                peer.ask_again(&self.history, now);
+            }
+        }
         for (node, disk) in others {
             if !self.peers.contains_key(node) {
                 self.peers.insert(node.clone(), Peer::new(*disk, self.first_asked(), now));
@@ -238,7 +248,7 @@ impl Feed {
     /// A connection to this node is new: what was on its way may be lost.
     pub fn handle_connected(&mut self, node: &NodeId, now: Instant) {
         if let Some(peer) = self.peers.get_mut(node) {
-            peer.handle_connected(&self.history, now);
+            peer.ask_again(&self.history, now);
         }
         self.pump(now);
     }
@@ -262,15 +272,17 @@ impl Feed {
         };
         let from = from.clone();
         match answer.what {
+            // What was never sent was not heard, and would make every answer look late.
+            Told::Heard { sent_at, .. } if sent_at > peer.sent_at.as_nanos() => return,
             Told::Heard { sent_at, promised } => {
                 let sent_at = Instant::from_nanos(sent_at);
                 peer.handle_heard(sent_at, now);
                 self.effects.push_back(Effect::Heard { from, disk, sent_at, promised });
                 return;
             }
-            Told::Holds { upto } if upto <= self.history.last().seq => {
+            Told::Holds { upto, version } if upto <= self.history.last().seq => {
                 peer.handle_holds(upto, now);
-                self.effects.push_back(Effect::Holds { from, disk, upto });
+                self.effects.push_back(Effect::Holds { from, disk, upto, version });
                 self.forget();
             }
             Told::Gap { sent_at, last } => {

@@ -14,7 +14,8 @@
 //!
 //! * only acknowledgements from a claim's own disk count;
 //! * a learner joins when it holds the watermark, and this epoch's noop: then it holds whatever an
-//!   earlier epoch committed;
+//!   earlier epoch committed. It says so under the record that the primary goes by: what it said
+//!   under an older one may be of a copy that a record between had it drop;
 //! * a member leaves only by the primary's proposal, and only while `min_insync` of those that
 //!   stay, the primary included, have acknowledged this epoch; otherwise the set may only grow;
 //! * a proposal without an answer may have been accepted. It is made again until the record's
@@ -22,51 +23,16 @@
 //!
 //! Leases and rounds are counted here too, since they ask the same copies.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod copies;
+
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
+pub use self::copies::Copies;
 use super::Timing;
-use crate::control::{ClusterState, MemberState, ShardConfig};
 use crate::id::{DiskId, NodeId, Seq};
 use crate::mutants::{Mutant, Planted};
 use crate::time::Instant;
-
-/// What the control plane says about the copies of a shard.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Copies {
-    /// The version of the shard's record.
-    pub version: u64,
-    /// The in-sync set, the primary included.
-    pub in_sync: BTreeMap<NodeId, DiskId>,
-    /// Where the placement wants copies, as far as those members are up: with their disks.
-    pub wanted: BTreeMap<NodeId, DiskId>,
-    /// Members of the set that are down, or have another disk now.
-    pub gone: BTreeSet<NodeId>,
-}
-
-impl Copies {
-    /// The copies of a shard with this record.
-    pub fn of(state: &ClusterState, config: &ShardConfig) -> Self {
-        let up = |node: &NodeId| {
-            state.members.get(node).filter(|member| member.state != MemberState::Down)
-        };
-        let is_gone =
-            |(node, disk): &(&NodeId, &DiskId)| up(node).is_none_or(|member| member.disk != **disk);
-        let wanted = config.targets.iter().filter_map(|node| Some((node.clone(), up(node)?.disk)));
-        Self {
-            version: config.version,
-            in_sync: config.in_sync.clone(),
-            wanted: wanted.collect(),
-            gone: config.in_sync.iter().filter(is_gone).map(|(node, _)| node.clone()).collect(),
-        }
-    }
-
-    /// The copies of a shard that only this node holds.
-    pub fn single(node: NodeId, disk: DiskId) -> Self {
-        let in_sync = BTreeMap::from([(node, disk)]);
-        Self { wanted: in_sync.clone(), in_sync, ..Self::default() }
-    }
-}
 
 /// Why an acknowledgement was not counted. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -239,6 +205,10 @@ impl InSync {
             if moved || standing == Standing::Member || copy.standing == Standing::Member {
                 copy.standing = standing;
             }
+            let keeps = self.planted.has(Mutant::AckOutlivesCopy);
+            if moved && standing == Standing::Learner && !keeps {
+                copy = Copy::new(node.clone(), *disk, standing);
+            }
             self.copies.push(copy);
         }
         // What a proposal may have made a member stays required until the version moves.
@@ -250,15 +220,24 @@ impl InSync {
         self.said = copies;
     }
 
-    /// A copy holds everything up to `upto` durably, as this epoch has it. A late acknowledgement
-    /// changes nothing.
+    /// A copy holds everything up to `upto` durably, as this epoch has it, and heard of this version
+    /// of the record by then. A late acknowledgement changes nothing.
     ///
     /// # Errors
     /// [`AckError::NotCopy`].
-    pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
+    pub fn handle_holds(
+        &mut self,
+        node: &NodeId,
+        disk: DiskId,
+        (version, upto): (u64, Seq),
+    ) -> Result<(), AckError> {
         let watermark = self.watermark;
         let alone = self.copies.len() == 1;
+        let outdated = version < self.said.version && !self.planted.has(Mutant::AckOutlivesCopy);
         let copy = self.copy_mut(node, disk)?;
+        if outdated && copy.standing != Standing::Member {
+            return Ok(());
+        }
         let first = !copy.acked && !alone;
         copy.acked = true;
         copy.durable = upto.max(copy.durable);
@@ -368,6 +347,11 @@ impl InSync {
             }
         }
         self.advance();
+    }
+
+    /// Somebody joins, is lost or answers for the first time: what [`Self::poll_timeout`] says is now.
+    pub const fn has_news(&self) -> bool {
+        self.wake.changed
     }
 
     /// When to call [`Self::handle_timeout`] and then [`Self::poll_proposal`]; the log ends at `last`.

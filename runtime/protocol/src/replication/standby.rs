@@ -11,9 +11,12 @@
 //! An entry that conflicts with a new one, and all after it, go; never one that is known to be
 //! committed: that would mean two histories, and the node must stop.
 
+mod shape;
+
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
+use self::shape::check_shape;
 use super::history::History;
 use super::{Answer, Append, Position, Timing, Told};
 use crate::entry::{Segment, SegmentError};
@@ -81,8 +84,8 @@ pub enum NotPromoted {
         /// The newest epoch promised.
         promised: Epoch,
     },
-    /// Its copy is not complete: it cannot be in sync.
-    #[error("the copy is not complete")]
+    /// Its copy is not complete, or was dropped: it cannot be in sync.
+    #[error("the copy here is not complete, or was dropped")]
     Incomplete,
 }
 
@@ -142,6 +145,8 @@ pub struct Standby {
     waiting: VecDeque<Waiting>,
     /// The copy that is under way.
     copying: Option<Copying>,
+    /// What was here is gone, and nothing has come in its place: this is no copy at all.
+    void: bool,
     effects: VecDeque<Effect>,
     planted: Planted,
 }
@@ -171,6 +176,7 @@ impl Standby {
             next_ticket: 1,
             waiting: VecDeque::new(),
             copying: None,
+            void: false,
             effects: VecDeque::new(),
             planted: Planted::default(),
         };
@@ -202,6 +208,11 @@ impl Standby {
     /// would meet those entries, which are still on their way.
     pub fn handle_epoch(&mut self, epoch: Epoch) {
         self.promised = self.promised.max(epoch);
+    }
+
+    /// What was here was dropped before this standby began: whoever counts on it is mistaken.
+    pub const fn note_dropped(&mut self) {
+        self.void = true;
     }
 
     /// Whether a record of this version may end the following: one that wants no copy here. A primary
@@ -302,6 +313,8 @@ impl Standby {
         for segment in &new {
             self.history.append(segment.epoch, segment.last);
         }
+        // Nothing is missing below: what is here begins at the beginning.
+        self.void &= new.is_empty();
         let upto = append.last();
         let known = if self.planted.has(Mutant::CommitBeyondMatch) {
             append.committed.min(self.history.last().seq)
@@ -321,12 +334,12 @@ impl Standby {
             self.effects.push_back(Effect::Persist { ticket, promised, segments: new });
             self.waiting.push_back(Waiting { number: ticket.number, epoch, upto });
             if self.planted.has(Mutant::HoldsBeforeDurable) {
-                self.answer(epoch, Told::Holds { upto });
+                self.holds(epoch, upto);
             }
         } else if let Some(last) = self.waiting.back_mut().filter(|last| last.epoch == epoch) {
             last.upto = last.upto.max(upto);
         } else {
-            self.answer(epoch, Told::Holds { upto });
+            self.holds(epoch, upto);
         }
     }
 
@@ -340,7 +353,7 @@ impl Standby {
         if let Some(Waiting { epoch, upto, .. }) = last
             && (epoch == self.promised || self.planted.has(Mutant::StaleDeferredAck))
         {
-            self.answer(epoch, Told::Holds { upto });
+            self.holds(epoch, upto);
         }
     }
 
@@ -378,7 +391,7 @@ impl Standby {
             return false;
         }
         self.written = self.written.max(epoch);
-        self.copying = None;
+        (self.copying, self.void) = (None, false);
         let base = self.history.base().seq;
         if base > self.committed {
             self.committed = base;
@@ -396,7 +409,7 @@ impl Standby {
     }
 
     fn discard(&mut self) {
-        self.copying = None;
+        (self.copying, self.void) = (None, true);
         self.waiting.clear();
         self.history = History::new(Position::default());
         self.committed = Seq(0);
@@ -411,7 +424,7 @@ impl Standby {
         if epoch <= self.promised {
             return Err(NotPromoted::Promised { promised: self.promised });
         }
-        if self.copying.is_some() {
+        if self.copying.is_some() || self.void {
             return Err(NotPromoted::Incomplete);
         }
         let waits = !self.planted.has(Mutant::NoWaitAtPromotion);
@@ -420,6 +433,10 @@ impl Standby {
             committed: self.committed,
             serve_from: if waits { self.promise_until } else { Instant::ZERO },
         })
+    }
+
+    fn holds(&mut self, epoch: Epoch, upto: Seq) {
+        self.answer(epoch, Told::Holds { upto, version: self.heard });
     }
 
     fn answer(&mut self, epoch: Epoch, what: Told) {
@@ -453,36 +470,11 @@ impl Standby {
 impl Hash for Standby {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let waiting: Vec<_> = self.waiting.iter().map(|it| (it.epoch, it.upto)).collect();
-        let copying = self.copying.map(|copy| copy.epoch);
+        let copying = (self.void, self.copying.map(|copy| copy.epoch));
         let log = (&self.history, self.committed);
         let promises = (self.promised, self.written, self.promise_until);
         (self.shard, self.disk, promises, log, waiting, copying).hash(hasher);
     }
-}
-
-/// Whether the parts of an append follow each other.
-fn check_shape(shard: ShardId, append: &Append) -> Result<(), AppendError> {
-    let malformed = |reason| Err(AppendError::Malformed { reason });
-    if append.shard != shard {
-        return malformed("it is for another shard");
-    }
-    let mut last = append.prev;
-    if last.epoch > append.epoch {
-        return malformed("what it goes on from is of a later epoch");
-    }
-    for segment in &append.segments {
-        if segment.shard != shard {
-            return malformed("a segment of another shard");
-        }
-        if segment.first != last.seq.next() || segment.last < segment.first {
-            return malformed("its segments do not follow each other");
-        }
-        if segment.epoch < last.epoch || segment.epoch > append.epoch {
-            return malformed("epochs that run backwards, or ahead of the primary's");
-        }
-        last = Position { epoch: segment.epoch, seq: segment.last };
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::id::{DiskId, Epoch, Seq, ShardId};
 use crate::limits;
 
 /// The format of both bodies that this build writes and reads.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = 2;
 /// Bytes of an append without its segments.
 const APPEND_HEAD_BYTES: usize = 4 + 8 + 8 + 8 + 1 + 16 + 8 + 4;
 /// Bytes of a segment without its own.
@@ -203,9 +203,9 @@ pub fn encode_answers(heard: u64, answers: &[Answer], out: &mut Vec<u8>) {
                 out.push(if promised { 2 } else { 1 });
                 put_u64s(out, &[sent_at]);
             }
-            Told::Holds { upto } => {
+            Told::Holds { upto, version } => {
                 out.push(3);
-                put_u64s(out, &[upto.0]);
+                put_u64s(out, &[upto.0, version]);
             }
             Told::Gap { sent_at, last } => {
                 out.push(4);
@@ -235,7 +235,7 @@ pub fn decode_answers(body: &[u8]) -> Result<Answers, DecodeError> {
         let (shard, epoch) = (ShardId(reader.u32()?), Epoch(reader.u64()?));
         let what = match reader.u8()? {
             kind @ (1 | 2) => Told::Heard { sent_at: reader.u64()?, promised: kind == 2 },
-            3 => Told::Holds { upto: Seq(reader.u64()?) },
+            3 => Told::Holds { upto: Seq(reader.u64()?), version: reader.u64()? },
             4 => Told::Gap { sent_at: reader.u64()?, last: reader.position()? },
             5 => Told::Fenced { promised: Epoch(reader.u64()?) },
             _ => return Err(DecodeError::Value { reason: "no kind of answer" }),

@@ -23,20 +23,27 @@ impl<T> Primary<T> {
 
     pub(super) fn count_own(&mut self, upto: Seq) {
         let disk = self.in_sync.said().in_sync[&self.me];
-        let counted = self.in_sync.handle_holds(&self.me, disk, upto);
+        let counted =
+            self.in_sync.handle_holds(&self.me, disk, (self.in_sync.said().version, upto));
         debug_assert!(counted.is_ok(), "a primary is in its in-sync set");
     }
 
-    /// Another copy holds everything up to `upto` durably, in this epoch.
+    /// Another copy holds everything up to `upto` durably, in this epoch, and heard of this version of
+    /// the shard's record by then.
     ///
     /// # Errors
     /// [`AckError`] for acknowledgements that do not count; nothing was changed.
-    pub fn handle_holds(&mut self, node: &NodeId, disk: DiskId, upto: Seq) -> Result<(), AckError> {
+    pub fn handle_holds(
+        &mut self,
+        node: &NodeId,
+        disk: DiskId,
+        (version, upto): (u64, Seq),
+    ) -> Result<(), AckError> {
         let last = self.log.taken();
         if upto > last {
             return Err(AckError::BeyondLog { node: node.clone(), upto, last });
         }
-        self.in_sync.handle_holds(node, disk, upto)?;
+        self.in_sync.handle_holds(node, disk, (version, upto))?;
         self.handle_commit();
         Ok(())
     }

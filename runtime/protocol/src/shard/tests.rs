@@ -16,6 +16,9 @@ use crate::message::Outcome;
 use crate::replication::in_sync::AckError;
 use crate::time::Moment;
 
+/// No record of the shard is newer.
+const NEWEST: u64 = u64::MAX;
+
 /// A machine whose callers are letters, and its clocks.
 struct Rig {
     primary: Primary<char>,

@@ -20,12 +20,40 @@ impl Rig {
         rig
     }
 
+    /// `n1` is promoted in epoch 2, and answers from then on; `n2` lives and `n3` died.
+    async fn successor(serve_from: Instant) -> Self {
+        let mut map = ClusterState { standbys: 2, min_insync: 2, ..first_map() };
+        let config = &mut map.shards[0];
+        config.epoch = Epoch(2);
+        config.in_sync = ["n1", "n2", "n3"].map(|name| (node(name), disk(name))).into();
+        config.targets = ["n1", "n2", "n3"].map(node).into();
+        map.members.get_mut(&node("n3")).unwrap().state = MemberState::Down;
+        let mut rig = Self::of(map).await;
+        rig.promote_from(2, serve_from).await;
+        assert!(rig.take_proposed().is_empty(), "nobody else has acknowledged the epoch");
+        rig
+    }
+
     async fn promote(&mut self, epoch: u64) {
-        let (shard, epoch, serve_from) = (SHARD, Epoch(epoch), Instant::ZERO);
+        self.promote_from(epoch, Instant::ZERO).await;
+    }
+
+    async fn promote_from(&mut self, epoch: u64, serve_from: Instant) {
+        let (shard, epoch) = (SHARD, Epoch(epoch));
         let (records, map) = (Records::default(), Arc::new(self.map.clone()));
         let promoted = Promoted { shard, epoch, serve_from, records, map };
         self.core.handle(Input::Promoted(Box::new(promoted)));
         self.settle().await;
+    }
+
+    /// The sets that were proposed since the last look.
+    fn take_proposed(&self) -> Vec<Vec<NodeId>> {
+        let proposed = std::mem::take(&mut *self.proposed.lock().unwrap());
+        let set = |command| match command {
+            Command::ProposeInSync { in_sync, .. } => in_sync.into_keys().collect(),
+            other => panic!("a lane proposes sets only: {other:?}"),
+        };
+        proposed.into_iter().map(set).collect()
     }
 
     /// `n2` says something.
@@ -35,7 +63,8 @@ impl Rig {
     }
 
     async fn holds(&mut self, upto: u64) {
-        self.hear(Word::Holds(node("n2"), disk("n2"), Seq(upto))).await;
+        let version = self.map.shards[0].version;
+        self.hear(Word::Holds(node("n2"), disk("n2"), (version, Seq(upto)))).await;
     }
 
     /// What was told since the last look: how the shard went on, and what was left of it.
@@ -127,6 +156,28 @@ async fn a_promotion_that_the_map_has_left_behind_is_given_back() {
     assert!(matches!(answer(call), Err(Failure::NotPrimary { .. })));
 }
 
+/// Every write waits for who is dead until the set is smaller: a tick is a tenth of a second.
+#[actix::test]
+async fn a_successor_proposes_the_set_without_who_died_as_soon_as_enough_have_answered() {
+    let mut rig = Rig::successor(Instant::ZERO).await;
+    let what = Word::Holds(node("n2"), disk("n2"), (1, Seq(1)));
+    rig.core.handle(Input::Heard(vec![Heard { shard: SHARD, epoch: Epoch(2), what }]));
+    rig.core.flush();
+    assert_eq!(rig.take_proposed(), [["n1", "n2"].map(node)], "no tick has come");
+}
+
+#[actix::test]
+async fn a_successor_goes_on_the_moment_that_its_promise_ends() {
+    let serve_from = clock::now() + Duration::from_secs(1);
+    let mut rig = Rig::successor(serve_from).await;
+    rig.holds(1).await;
+    assert!(rig.take_proposed().is_empty(), "an earlier primary may have a lease");
+    assert!(rig.core.poll_timeout().is_some_and(|at| at <= serve_from));
+    tokio::time::sleep_until(clock::to_tokio(serve_from)).await;
+    rig.core.handle_timeout();
+    assert_eq!(rig.take_proposed(), [["n1", "n2"].map(node)], "no tick has come");
+}
+
 #[actix::test]
 async fn a_copy_that_holds_writes_up_is_proposed_to_leave_and_never_below_two() {
     let mut rig = Rig::promoted().await;
@@ -136,7 +187,6 @@ async fn a_copy_that_holds_writes_up_is_proposed_to_leave_and_never_below_two() 
         rig.settle().await;
     }
     waits(call).expect("it waits for two copies");
-    let proposed = std::mem::take(&mut *rig.proposed.lock().unwrap());
-    let smaller = |command: &Command| matches!(command, Command::ProposeInSync { in_sync, .. } if in_sync.len() < 2);
-    assert!(!proposed.iter().any(smaller), "{proposed:?}");
+    let proposed = rig.take_proposed();
+    assert!(proposed.iter().all(|set| set.len() == 2), "{proposed:?}");
 }

@@ -263,7 +263,7 @@ mod tests {
 
     fn answer(disk: u8) -> Answer {
         let (shard, epoch, disk) = (ShardId(1), Epoch(1), DiskId::from_bytes([disk; 16]));
-        Answer { shard, epoch, disk, what: Told::Holds { upto: Seq(4) } }
+        Answer { shard, epoch, disk, what: Told::Holds { upto: Seq(4), version: 1 } }
     }
 
     #[test]

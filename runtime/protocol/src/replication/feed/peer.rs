@@ -67,7 +67,7 @@ impl Peer {
     }
 
     /// What was on its way may be lost: it is asked where it surely is, or where it was asked.
-    pub(super) fn handle_connected(&mut self, history: &History, now: Instant) {
+    pub(super) fn ask_again(&mut self, history: &History, now: Instant) {
         let surely = self.matched > Seq(0);
         let from = if surely { place(history, self.matched) } else { self.asked };
         self.ask(from, now);

@@ -82,6 +82,13 @@ impl Rig {
         self.feed.handle_copies(&node(1), &said, self.now);
     }
 
+    /// n2 is outside the set, and to join it, by this version of the record.
+    fn teaches(&mut self, version: u64) {
+        let claim = |at| BTreeMap::from([(node(at), disk(at))]);
+        let said = Copies { version, in_sync: claim(1), wanted: claim(2), ..Copies::default() };
+        self.feed.handle_copies(&node(1), &said, self.now);
+    }
+
     fn append(&mut self, segment: Segment) {
         self.feed.handle_segment(segment, self.now);
     }
@@ -161,6 +168,24 @@ fn a_standby_that_is_too_far_behind_gets_the_states() {
     rig.feed.handle_copied(&node(2), true, rig.now);
     rig.deliver(true);
     assert_eq!((rig.held, rig.standby.last()), (Seq(102), at(5, 102)));
+}
+
+/// It was dropped by one record and is wanted by a later one, and the shard rests: nothing else would
+/// tell that what it acknowledged is gone.
+#[test]
+fn with_a_new_record_whoever_is_outside_the_set_is_asked_again() {
+    let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
+    rig.teaches(7);
+    rig.deliver(true);
+    let asked = rig.appends.len();
+    rig.teaches(7);
+    rig.deliver(true);
+    assert_eq!(rig.appends.len(), asked, "nothing is new");
+    let kept = Kept { promised: Epoch(4), history: history(&[]), committed: Seq(0), whole: true };
+    rig.standby = Standby::new((SHARD, disk(2), 2), kept, Timing::default(), rig.now);
+    rig.teaches(9);
+    rig.deliver(true);
+    assert_eq!(rig.copies, [at(4, 10)], "it gets the states again");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What counts, who joins, who leaves: each rule as a story of a few lines.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -31,7 +33,8 @@ fn primary(in_sync: &[u8], wanted: &[u8], min_insync: u8) -> InSync {
 }
 
 fn holds(set: &mut InSync, at: u8, upto: u64) {
-    set.handle_holds(&node(at), disk(at), Seq(upto)).unwrap();
+    let version = set.said().version;
+    set.handle_holds(&node(at), disk(at), (version, Seq(upto))).unwrap();
 }
 
 #[test]
@@ -59,7 +62,7 @@ fn the_slowest_member_holds_the_watermark_and_late_acks_change_nothing() {
 fn strangers_and_other_disks_do_not_count() {
     let mut two = primary(&[1, 2], &[1, 2], 2);
     let refused = AckError::NotCopy { node: node(2) };
-    assert_eq!(two.handle_holds(&node(2), disk(9), Seq(3)), Err(refused));
+    assert_eq!(two.handle_holds(&node(2), disk(9), (7, Seq(3))), Err(refused));
     let refused = AckError::NotCopy { node: node(7) };
     assert_eq!(two.handle_heard(&node(7), disk(7), ms(1), true), Err(refused));
 }
@@ -92,6 +95,23 @@ fn a_learner_is_waited_for_from_when_it_holds_what_is_committed() {
     assert_eq!((set.watermark(), set.poll_proposal(ms(300))), (Seq(8), None));
 }
 
+/// n3 was taken for dead and left; it saw that, and removed what it had. It came back as a learner.
+/// A primary that was busy saw neither, only how it stands now.
+#[test]
+fn what_a_dropped_copy_acknowledged_does_not_count_for_the_one_made_anew() {
+    let mut set = primary(&[1, 2, 3], &[1, 2, 3], 2);
+    for at in 1..=3 {
+        holds(&mut set, at, 5);
+    }
+    set.handle_copies(copies(10, &[1, 2], &[1, 2, 3]));
+    assert_eq!(set.durable(&node(3), disk(3)), Some(Seq(0)));
+    assert_eq!(set.poll_proposal(ms(0)), None, "n3 may hold nothing");
+    set.handle_holds(&node(3), disk(3), (9, Seq(5))).unwrap();
+    assert_eq!(set.poll_proposal(ms(0)), None, "on its way since before it was dropped");
+    set.handle_holds(&node(3), disk(3), (10, Seq(5))).unwrap();
+    assert_eq!(set.poll_proposal(ms(0)), Some(claims(&[1, 2, 3])));
+}
+
 #[test]
 fn who_holds_the_noop_joins_also_while_the_set_cannot_commit_it() {
     let mut set =
@@ -111,7 +131,7 @@ fn a_replaced_disk_is_a_copy_of_its_own_and_takes_the_place_of_the_claim() {
     let mut set = InSync::new(node(1), said, 2, Seq(1), Timing::default());
     holds(&mut set, 1, 1);
     assert_eq!(set.watermark(), Seq(0), "the claim is waited for");
-    set.handle_holds(&node(2), disk(22), Seq(1)).unwrap();
+    set.handle_holds(&node(2), disk(22), (7, Seq(1))).unwrap();
     let replaced = [(node(1), disk(1)), (node(2), disk(22))].into();
     assert_eq!(set.poll_proposal(ms(0)), Some(replaced));
     assert_eq!(set.watermark(), Seq(0), "and still is");
@@ -243,7 +263,7 @@ fn a_copy_on_a_new_disk_begins_anew() {
     let mut later = copies(8, &[1, 2], &[1, 2]);
     later.wanted.insert(node(3), disk(33));
     set.handle_copies(later);
-    assert!(set.handle_holds(&node(3), disk(3), Seq(9)).is_err());
+    assert!(set.handle_holds(&node(3), disk(3), (9, Seq(9))).is_err());
 }
 
 #[test]
@@ -350,7 +370,10 @@ proptest! {
                     plane.propose(&mut set, now);
                 }
                 3 if at > 1 => set.handle_regressed(&node(at), disk(at), Seq(upto)),
-                _ => drop(set.handle_holds(&node(at), disk(at), Seq(upto))),
+                _ => {
+                    let version = set.said().version - u64::from(kind == 4);
+                    drop(set.handle_holds(&node(at), disk(at), (version, Seq(upto))));
+                }
             }
             set.handle_copies(plane.said.clone());
             prop_assert!(set.watermark() >= before);
@@ -366,7 +389,8 @@ proptest! {
         plane.accept(0);
         set.handle_copies(plane.said.clone());
         plane.said.in_sync.keys().for_each(|member| {
-            set.handle_holds(member, plane.said.in_sync[member], Seq(40)).unwrap();
+            let held = (plane.said.version, Seq(40));
+            set.handle_holds(member, plane.said.in_sync[member], held).unwrap();
         });
         set.handle_timeout(Seq(40), now);
         set.handle_timeout(Seq(40), now + Timing::default().patience);

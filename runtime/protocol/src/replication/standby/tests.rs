@@ -43,6 +43,11 @@ fn effects(standby: &mut Standby) -> (Vec<Told>, Option<Ticket>) {
     (told, ticket)
 }
 
+/// By the record of which all appends here are.
+const fn held(upto: u64) -> Told {
+    Told::Holds { upto: Seq(upto), version: 1 }
+}
+
 const HEARD: Told = Told::Heard { sent_at: 5, promised: true };
 
 #[test]
@@ -52,9 +57,9 @@ fn it_answers_when_the_promise_and_the_entries_are_on_disk() {
     let (told, ticket) = effects(&mut standby);
     assert_eq!(told, [HEARD]);
     standby.handle_durable(ticket.unwrap());
-    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(3) }]);
+    assert_eq!(effects(&mut standby).0, [held(3)]);
     standby.handle_append(&append(1, at(1, 3), vec![], 3), Instant::ZERO).unwrap();
-    assert_eq!(effects(&mut standby).0, [HEARD, Told::Holds { upto: Seq(3) }]);
+    assert_eq!(effects(&mut standby).0, [HEARD, held(3)]);
     assert_eq!(standby.committed(), Seq(3));
 }
 
@@ -68,7 +73,7 @@ fn a_promise_alone_is_on_disk_before_anything_is_acknowledged() {
     let (told, ticket) = effects(&mut standby);
     assert_eq!(told, [HEARD], "nothing new, and still a promise to write");
     standby.handle_durable(ticket.unwrap());
-    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(0) }]);
+    assert_eq!(effects(&mut standby).0, [held(0)]);
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn an_acknowledgement_that_a_newer_epoch_overtook_is_not_sent() {
     standby.handle_durable(first.unwrap());
     assert_eq!(effects(&mut standby).0, []);
     standby.handle_durable(second.unwrap());
-    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(2) }]);
+    assert_eq!(effects(&mut standby).0, [held(2)]);
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn a_copy_counts_when_it_is_whole_and_is_forgotten_when_its_primary_is_deposed()
         .unwrap();
     let (_, ticket) = effects(&mut standby);
     standby.handle_durable(ticket.unwrap());
-    assert_eq!(effects(&mut standby).0, [Told::Holds { upto: Seq(41) }]);
+    assert_eq!(effects(&mut standby).0, [held(41)]);
 
     assert_eq!(standby.handle_copy_begins(Epoch(2), at(2, 30)), None, "it has more than that");
     let copy = standby.handle_copy_begins(Epoch(2), at(2, 50)).unwrap();

@@ -49,7 +49,7 @@ fn hex(bytes: &[u8]) -> String {
 #[test]
 fn the_encoding_is_pinned() {
     let golden = concat!(
-        "01",                               // format
+        "02",                               // format
         "030000000900000000000000",         // shard, epoch
         "03000000000000004d00000000000000", // version, sent at
         "01",                               // lease
@@ -64,15 +64,15 @@ fn the_encoding_is_pinned() {
     let answer = |what| Answer { shard: ShardId(3), epoch: Epoch(2), disk: DISK, what };
     let mut out = Vec::new();
     let gap = Told::Gap { sent_at: 6, last: Position { epoch: Epoch(1), seq: Seq(8) } };
-    encode_answers(5, &[answer(Told::Holds { upto: Seq(4) }), answer(gap)], &mut out);
+    encode_answers(5, &[answer(Told::Holds { upto: Seq(4), version: 6 }), answer(gap)], &mut out);
     let golden = concat!(
-        "010500000000000000",               // format, heard
-        "07070707070707070707070707070707", // disk
-        "030000000200000000000000",         // shard, epoch
-        "030400000000000000",               // holds
-        "030000000200000000000000",         // shard, epoch
-        "040600000000000000",               // gap
-        "01000000000000000800000000000000", // where they may agree
+        "020500000000000000",                 // format, heard
+        "07070707070707070707070707070707",   // disk
+        "030000000200000000000000",           // shard, epoch
+        "0304000000000000000600000000000000", // holds, of which record
+        "030000000200000000000000",           // shard, epoch
+        "040600000000000000",                 // gap
+        "01000000000000000800000000000000",   // where they may agree
     );
     assert_eq!(hex(&out), golden);
 }
@@ -141,8 +141,8 @@ fn lengths_are_not_believed() {
     assert!(matches!(decoded, Err(DecodeError::Segment(SegmentError::Size { .. }))));
     let mut newer = good;
     newer[0] = FORMAT + 1;
-    assert!(matches!(decode_appends(&newer), Err(DecodeError::Newer { found: 2 })));
-    assert!(matches!(decode_answers(&newer), Err(DecodeError::Newer { found: 2 })));
+    assert!(matches!(decode_appends(&newer), Err(DecodeError::Newer { found: 3 })));
+    assert!(matches!(decode_answers(&newer), Err(DecodeError::Newer { found: 3 })));
 }
 
 fn appends() -> impl Strategy<Value = Vec<Append>> {
@@ -172,7 +172,7 @@ fn answers() -> impl Strategy<Value = Vec<Answer>> {
     let told = prop_oneof![
         (any::<u64>(), any::<bool>())
             .prop_map(|(sent_at, promised)| Told::Heard { sent_at, promised }),
-        any::<u64>().prop_map(|upto| Told::Holds { upto: Seq(upto) }),
+        any::<(u64, u64)>().prop_map(|(upto, version)| Told::Holds { upto: Seq(upto), version }),
         (any::<u64>(), position).prop_map(|(sent_at, last)| Told::Gap { sent_at, last }),
         any::<u64>().prop_map(|promised| Told::Fenced { promised: Epoch(promised) }),
     ];

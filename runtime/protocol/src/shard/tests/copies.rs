@@ -20,7 +20,7 @@ fn pair_from(serve_from: Instant) -> Rig {
 
 fn holds(rig: &mut Rig) {
     let last = rig.primary.last();
-    rig.primary.handle_holds(&node("n2"), disk("n2"), last).unwrap();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), (NEWEST, last)).unwrap();
 }
 
 fn heard(rig: &mut Rig, sent_at: u64, promised: bool) {
@@ -116,7 +116,7 @@ fn nobody_joins_before_the_promise_to_the_primary_before_is_over() {
     let mut rig = Rig { primary, at };
     rig.commit();
     holds(&mut rig);
-    rig.primary.handle_holds(&node("n3"), disk("n3"), Seq(1)).unwrap();
+    rig.primary.handle_holds(&node("n3"), disk("n3"), (NEWEST, Seq(1))).unwrap();
     assert_eq!(rig.primary.poll_proposal(rig.at.now), None);
     sleep(&mut rig, 60);
     assert!(rig.primary.poll_proposal(rig.at.now).is_some());
@@ -172,7 +172,7 @@ fn its_timer_is_enough_to_let_a_copy_join() {
     rig.primary.handle_copies(said, rig.at.now);
     sleep(&mut rig, 50);
     assert_eq!(rig.primary.poll_timeout(), None);
-    rig.primary.handle_holds(&node("n3"), disk("n3"), Seq(1)).unwrap();
+    rig.primary.handle_holds(&node("n3"), disk("n3"), (NEWEST, Seq(1))).unwrap();
     assert_eq!(proposed_by_timer(&mut rig), [node("n1"), node("n2"), node("n3")]);
     assert_eq!(rig.at.now, Instant::from_millis(50), "at once");
 }

@@ -45,12 +45,12 @@ fn the_slowest_member_of_the_set_holds_replies_back() {
     rig.run(command("a"), 'c', put());
     rig.commit();
     assert_eq!(rig.released(), "");
-    rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(1)).unwrap();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), (NEWEST, Seq(1))).unwrap();
     assert_eq!(rig.released(), "");
-    rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(2)).unwrap();
+    rig.primary.handle_holds(&node("n2"), disk("n2"), (NEWEST, Seq(2))).unwrap();
     assert_eq!(rig.released(), "c");
     assert!(matches!(
-        rig.primary.handle_holds(&node("n2"), disk("n2"), Seq(9)),
+        rig.primary.handle_holds(&node("n2"), disk("n2"), (NEWEST, Seq(9))),
         Err(AckError::BeyondLog { .. })
     ));
 }
