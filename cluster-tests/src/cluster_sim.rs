@@ -62,6 +62,7 @@ pub const PLANTED: [Planted; 28] = [
     Planted::Rule(Mutant::IgnoreDisk),
     Planted::Rule(Mutant::JoinBeforeNoop),
     Planted::Rule(Mutant::JoinBehind),
+    Planted::Rule(Mutant::AckOutlivesCopy),
     Planted::Rule(Mutant::JoiningNotRequired),
     Planted::Rule(Mutant::SetBelowMinimum),
     Planted::Rule(Mutant::ProposesBeforeServing),
