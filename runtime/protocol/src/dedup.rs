@@ -15,8 +15,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::entry::{DedupRecord, StoredReply};
-use crate::id::{EntityId, IdempotencyKey, MethodId};
+use crate::entry::DedupRecord;
+use crate::id::{EntityId, IdempotencyKey, MethodId, Seq};
 use crate::index::{self, Index};
 use crate::list::{List, Pool};
 use crate::time::LogTime;
@@ -71,6 +71,16 @@ pub struct Keyed<'a> {
     pub method: MethodId,
     /// `xxh3_64` of the payload.
     pub payload_hash: u64,
+    /// The version at which alone it may run. Not a part of what a record stands for: whoever is
+    /// refused for its version may look again and repeat its key with another one. Only while a
+    /// call is under way it names that call.
+    pub if_version: Option<Seq>,
+}
+
+impl Keyed<'_> {
+    const fn call(&self) -> (MethodId, u64, Option<Seq>) {
+        (self.method, self.payload_hash, self.if_version)
+    }
 }
 
 /// What the table says of a keyed command.
@@ -78,8 +88,8 @@ pub struct Keyed<'a> {
 pub enum Found<'a> {
     /// Never heard of: run it.
     Absent,
-    /// It ran: this was its reply.
-    Same(&'a StoredReply),
+    /// It ran: its reply is here.
+    Same(&'a DedupRecord),
     /// The key was used with another method or payload.
     Conflict,
 }
@@ -132,7 +142,7 @@ impl Table {
         };
         let record = &self.records[at].record;
         if record.method == keyed.method && record.payload_hash == keyed.payload_hash {
-            Found::Same(&record.reply)
+            Found::Same(record)
         } else {
             Found::Conflict
         }
@@ -257,16 +267,15 @@ impl Table {
 pub enum Flying {
     /// It is not.
     Absent,
-    /// It is, with this method and payload: join it.
+    /// It is, with this method, payload and condition: join it.
     Same,
-    /// It is, with another method or payload.
+    /// It is, with another one.
     Conflict,
 }
 
 #[derive(Debug)]
 struct Flight {
-    method: MethodId,
-    payload_hash: u64,
+    call: (MethodId, u64, Option<Seq>),
     joined: List,
 }
 
@@ -290,9 +299,8 @@ impl<W> Flights<W> {
     /// # Panics
     /// When its key is in flight: it should have joined.
     pub fn begin(&mut self, owner: u32, keyed: Keyed<'_>) {
-        let Keyed { key, method, payload_hash } = keyed;
-        let flight = Flight { method, payload_hash, joined: List::new() };
-        let before = self.flights.insert((owner, key.clone()), flight);
+        let flight = Flight { call: keyed.call(), joined: List::new() };
+        let before = self.flights.insert((owner, keyed.key.clone()), flight);
         assert!(before.is_none(), "one call per key is in flight");
     }
 
@@ -300,11 +308,7 @@ impl<W> Flights<W> {
     pub fn find(&self, owner: u32, keyed: Keyed<'_>) -> Flying {
         match self.flights.get(&(owner, keyed.key.clone())) {
             None => Flying::Absent,
-            Some(flight)
-                if flight.method == keyed.method && flight.payload_hash == keyed.payload_hash =>
-            {
-                Flying::Same
-            }
+            Some(flight) if flight.call == keyed.call() => Flying::Same,
             Some(_) => Flying::Conflict,
         }
     }

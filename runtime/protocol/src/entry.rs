@@ -16,8 +16,9 @@ use crate::id::{EntityId, Epoch, IdempotencyKey, MethodId, Seq, ShardId};
 use crate::limits;
 use crate::time::LogTime;
 
-/// The format of entries that this build writes. It reads all formats up to this one.
-pub const FORMAT: u8 = 1;
+/// The format of entries that this build writes. It reads all formats up to this one: the first
+/// one's dedup records lack `version`.
+pub const FORMAT: u8 = 2;
 
 /// One entry. `(shard, epoch, seq)` names it for ever.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,9 @@ pub struct DedupRecord {
     pub payload_hash: u64,
     /// The first reply: the value, or the entity's own refusal.
     pub reply: StoredReply,
+    /// The entity's version in that reply; 0 in records of builds that did not keep it.
+    #[serde(default)]
+    pub version: Seq,
 }
 
 impl DedupRecord {

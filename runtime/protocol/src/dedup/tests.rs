@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::entry::StoredReply;
 use crate::id::{Key, KindId};
 
 fn entity(n: u32) -> EntityId {
@@ -16,13 +17,17 @@ fn key(n: u32) -> IdempotencyKey {
 
 fn kept(n: u32, seconds: u64) -> Kept {
     let reply = StoredReply::Value(Bytes::from(vec![0; 10]));
-    let record = DedupRecord { key: key(n), method: MethodId(1), payload_hash: 5, reply };
+    let (method, version) = (MethodId(1), Seq(u64::from(n)));
+    let record = DedupRecord { key: key(n), method, payload_hash: 5, reply, version };
     Kept { entity: entity(n % 3), log_time: LogTime(seconds * 1000), record }
 }
 
 fn find(table: &Table, n: u32, payload_hash: u64) -> Found<'_> {
-    let key = key(n);
-    table.find(&entity(n % 3), Keyed { key: &key, method: MethodId(1), payload_hash })
+    table.find(&entity(n % 3), keyed(&key(n), payload_hash))
+}
+
+fn keyed(key: &IdempotencyKey, payload_hash: u64) -> Keyed<'_> {
+    Keyed { key, method: MethodId(1), payload_hash, if_version: None }
 }
 
 fn table(bytes_max: u64) -> Table {
@@ -34,14 +39,16 @@ fn table(bytes_max: u64) -> Table {
 fn the_same_call_is_found_and_another_one_is_a_conflict() {
     let mut table = table(1 << 20);
     table.insert(kept(1, 1));
-    assert!(matches!(find(&table, 1, 5), Found::Same(StoredReply::Value(_))));
+    assert!(matches!(find(&table, 1, 5), Found::Same(record) if record.version == Seq(1)));
     assert_eq!(find(&table, 1, 6), Found::Conflict);
     assert_eq!(find(&table, 2, 5), Found::Absent);
     let key = key(1);
-    let elsewhere = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
+    let elsewhere = keyed(&key, 5);
     assert_eq!(table.find(&entity(2), elsewhere), Found::Absent, "a key belongs to one entity");
     let method = Keyed { method: MethodId(2), ..elsewhere };
     assert_eq!(table.find(&entity(1), method), Found::Conflict);
+    let condition = Keyed { if_version: Some(Seq(7)), ..elsewhere };
+    assert!(matches!(table.find(&entity(1), condition), Found::Same(_)), "it took effect");
 }
 
 #[test]
@@ -96,13 +103,15 @@ fn recovered_records_come_in_any_order_and_the_old_ones_are_dropped() {
 fn a_second_call_joins_the_first() {
     let mut flights = Flights::default();
     let key = key(1);
-    let keyed = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
+    let keyed = keyed(&key, 5);
     assert_eq!(flights.find(0, keyed), Flying::Absent);
     flights.begin(0, keyed);
     assert_eq!(flights.find(0, keyed), Flying::Same);
     flights.join(0, &key, 'b');
     flights.join(0, &key, 'c');
     assert_eq!(flights.find(0, Keyed { payload_hash: 6, ..keyed }), Flying::Conflict);
+    let condition = Keyed { if_version: Some(Seq(7)), ..keyed };
+    assert_eq!(flights.find(0, condition), Flying::Conflict, "it may go another way");
     assert_eq!(flights.find(1, keyed), Flying::Absent, "another entity");
     assert_eq!(flights.take_joined(0, &key), Some('b'));
     assert_eq!(flights.end(0, &key), ['c']);

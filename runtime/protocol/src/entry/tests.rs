@@ -26,7 +26,7 @@ fn segment(entries: &[Entry]) -> Segment {
 
 fn record(reply: StoredReply) -> DedupRecord {
     let key = IdempotencyKey::new("pay-1").unwrap();
-    DedupRecord { key, method: MethodId(5), payload_hash: 77, reply }
+    DedupRecord { key, method: MethodId(5), payload_hash: 77, reply, version: Seq(2) }
 }
 
 #[test]
@@ -40,7 +40,26 @@ fn the_encoding_is_pinned() {
     assert_eq!(hex.concat(), GOLDEN);
 }
 
-const GOLDEN: &str = "01930109a44e6f6f7093020981a45475726e939207a761636d652f343281a3507574\
+const GOLDEN: &str = "02930109a44e6f6f7093020981a45475726e939207a761636d652f343281a3507574\
+    c4017395a57061792d31054dab51756172616e74696e656402";
+
+#[test]
+fn entries_of_format_1_are_read_and_say_nothing_of_versions() {
+    let bytes = (0..GOLDEN_1.len() / 2)
+        .map(|at| u8::from_str_radix(&GOLDEN_1[2 * at..2 * at + 2], 16).unwrap());
+    let segment = Segment {
+        shard: ShardId(3),
+        epoch: Epoch(2),
+        first: Seq(1),
+        last: Seq(2),
+        bytes: bytes.collect(),
+    };
+    let old = DedupRecord { version: Seq(0), ..record(StoredReply::Quarantined) };
+    let put = turn(2, Change::Put(Bytes::from_static(b"s")), Some(old));
+    assert_eq!(segment.entries().unwrap()[1], put);
+}
+
+const GOLDEN_1: &str = "01930109a44e6f6f7093020981a45475726e939207a761636d652f343281a3507574\
     c4017394a57061792d31054dab51756172616e74696e6564";
 
 #[test]
@@ -54,7 +73,7 @@ fn trailing_bytes_are_refused() {
 fn a_newer_format_is_named() {
     let mut segment = segment(&[turn(4, Change::None, None)]);
     segment.bytes = [&[FORMAT + 1], &segment.bytes[1..]].concat().into();
-    assert!(matches!(segment.entries(), Err(SegmentError::Newer { found: 2 })));
+    assert!(matches!(segment.entries(), Err(SegmentError::Newer { found: 3 })));
 }
 
 #[test]
