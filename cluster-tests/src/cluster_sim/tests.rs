@@ -54,7 +54,7 @@ const BUDGETS: [(Planted, Option<usize>, u64, &str); 30] = [
     (Planted::Rule(Mutant::NoLease), Some(0), 5, "one_answers"),
     (Planted::Rule(Mutant::NoLease), Some(0), 40, "real_time"),
     (Planted::Rule(Mutant::LeaseOfOne), Some(3), 200, "one_answers"),
-    (Planted::Rule(Mutant::LeaseFromReceipt), Some(1), 60, "one_answers"),
+    (Planted::Rule(Mutant::LeaseFromReceipt), Some(1), 120, "one_answers"),
     (Planted::Rule(Mutant::RoundCountsOlder), Some(1), 10, "real_time"),
     (Planted::UncleanPromotion, None, 20, "held_by_members"),
     (Planted::SameEpochAfterRestart, None, 60, "committed_once"),
