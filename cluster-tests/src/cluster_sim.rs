@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 28] = [
+pub const PLANTED: [Planted; 32] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -78,6 +78,10 @@ pub const PLANTED: [Planted; 28] = [
     Planted::PromotionRemoves,
     Planted::Rule(Mutant::StepDownSwapped),
     Planted::Rule(Mutant::NoDedup),
+    Planted::Rule(Mutant::ConditionAtAdmission),
+    Planted::Rule(Mutant::ConditionBeforeDedup),
+    Planted::Rule(Mutant::VersionOfLastEntry),
+    Planted::Rule(Mutant::ReplayShowsNow),
 ];
 
 /// How often things happened.

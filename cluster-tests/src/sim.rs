@@ -135,21 +135,21 @@ mod tests {
 
     /// Every planted fault, the number of seeds within which it must be found, and which
     /// invariant finds it by itself; "assertion" is one of the machine's own.
-    const BUDGETS: [(Planted, u64, &str); 25] = [
+    const BUDGETS: [(Planted, u64, &str); 30] = [
         (Planted::Rule(Mutant::ReplyBeforeCommit), 3, "no_dirty_read"),
         (Planted::Rule(Mutant::ReplyBeforeCommit), 40, "real_time_order"),
         (Planted::Rule(Mutant::QueryNotGated), 3, "no_dirty_read"),
-        (Planted::Rule(Mutant::UnchangedNotGated), 10, "no_dirty_read"),
+        (Planted::Rule(Mutant::UnchangedNotGated), 40, "no_dirty_read"),
         (Planted::Rule(Mutant::NoopNotGated), 300, "no_dirty_read"),
         (Planted::Rule(Mutant::NoDedup), 10, "each_key_once"),
         (Planted::Rule(Mutant::DedupVolatile), 10, "no_acked_loss"),
-        (Planted::Rule(Mutant::NoJoin), 10, "assertion"),
+        (Planted::Rule(Mutant::NoJoin), 40, "assertion"),
         (Planted::Rule(Mutant::KeyConflictIgnored), 40, "own_answer"),
         (Planted::Rule(Mutant::DedupEvicts), 10, "nothing_evicted"),
         (Planted::Rule(Mutant::ExpiredRuns), 5, "expired_never_runs"),
         (Planted::Rule(Mutant::MailboxOffByOne), 3, "mailbox_bound"),
         (Planted::Rule(Mutant::WatermarkOfFastest), 3, "watermark"),
-        (Planted::Rule(Mutant::WatermarkUnsynced), 3, "watermark"),
+        (Planted::Rule(Mutant::WatermarkUnsynced), 10, "watermark"),
         (Planted::Rule(Mutant::LogTimeFollowsWall), 5, "assertion"),
         (Planted::Rule(Mutant::PassivateUncommitted), 40, "no_dirty_read"),
         (Planted::Rule(Mutant::TwoTurns), 3, "one_turn_each"),
@@ -161,6 +161,11 @@ mod tests {
         (Planted::ReleaseLost, 3, "answered_once"),
         (Planted::ReleaseTwice, 3, "answered_once"),
         (Planted::Rule(Mutant::ShareOfAll), 20, "mailbox_bound"),
+        (Planted::Rule(Mutant::ConditionAtAdmission), 20, "versions"),
+        (Planted::Rule(Mutant::ConditionBeforeDedup), 20, "versions"),
+        (Planted::Rule(Mutant::VersionOfLastEntry), 3, "versions"),
+        (Planted::Rule(Mutant::ReplayShowsNow), 10, "versions"),
+        (Planted::Rule(Mutant::UnchangedNotGated), 40, "versions"),
     ];
 
     #[test]

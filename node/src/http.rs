@@ -28,6 +28,7 @@ use tokio::sync::watch;
 pub mod admin;
 pub mod answers;
 pub mod calls;
+mod condition;
 pub mod events;
 pub mod health;
 pub mod openapi;

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId};
+use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId, Seq};
 use mainstay_protocol::message::{Failure, Mode, Pressure, Success, TraceContext};
 
 /// One call, encoded.
@@ -26,6 +26,8 @@ pub struct Call {
     pub payload: Bytes,
     /// The caller's idempotency key, commands only.
     pub idempotency: Option<IdempotencyKey>,
+    /// The version at which alone the command may run.
+    pub if_version: Option<Seq>,
     /// How long the caller waits. A deadline always exists.
     pub deadline: Duration,
     /// Wait for room or refuse at once.

@@ -297,6 +297,7 @@ impl Inner {
             trace: call.trace,
             from_kind: call.from_kind,
             payload: call.payload,
+            if_version: call.if_version,
         }
     }
 

@@ -1,7 +1,9 @@
 //! Clients of one round: each calls one entity after the other and writes down what it saw.
 //!
 //! A keyed write is repeated through one door after the other until its outcome is known. Whatever
-//! has no key is tried once. The first client sticks to its door, whatever happens there.
+//! has no key is tried once. Some appends name the version that was read just before: it names one
+//! state, so that to the history they are appends to a list of the length that was shown. The first
+//! client sticks to its door, whatever happens there.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,7 +42,10 @@ pub(super) struct Stage {
 
 /// How one try ended.
 enum Seen {
-    Value(Value),
+    /// The value, and the version that it shows.
+    Value(Value, u64),
+    /// Its entity is at another version than it names.
+    Unmet,
     NotExecuted,
     Unknown,
 }
@@ -82,7 +87,7 @@ impl Stage {
             for number in 0..LISTS {
                 let name = self.name("list", number);
                 let read = async || self.read_list(READER, door, &name).await;
-                lists.push((name.clone(), patient(&name, read).await?));
+                lists.push((name.clone(), patient(&name, read).await?.0));
             }
             for number in 0..REGISTERS {
                 let name = self.name("register", number);
@@ -97,23 +102,29 @@ impl Stage {
         format!("{kind}-{}-{number}", self.round)
     }
 
-    async fn read_list(&self, client: u32, door: usize, list: &str) -> Result<Option<Vec<u64>>> {
+    /// What a list shows, and at which version.
+    async fn read_list(
+        &self,
+        client: u32,
+        door: usize,
+        list: &str,
+    ) -> Result<Option<(Vec<u64>, u64)>> {
         let question = Question::new("list", list, "items", json!({}));
         let id = self.record.invoke(client, list, Op::Read)?;
         let seen = self.ask(door, &question).await;
         let items = match &seen {
-            Seen::Value(value) => Some(serde_json::from_value::<Vec<u64>>(value.clone())?),
-            Seen::NotExecuted | Seen::Unknown => None,
+            Seen::Value(value, version) => Some((serde_json::from_value(value.clone())?, *version)),
+            Seen::Unmet | Seen::NotExecuted | Seen::Unknown => None,
         };
-        self.record
-            .end(id, seen.outcome(|_| Ok(Reply::List(items.clone().unwrap_or_default())))?)?;
+        let shown = |value: &Value| Ok(Reply::List(serde_json::from_value(value.clone())?));
+        self.record.end(id, seen.outcome(shown)?)?;
         Ok(items)
     }
 
     async fn read_register(&self, client: u32, door: usize, name: &str) -> Result<Option<i64>> {
         let question = Question::new("register", name, "get", json!({}));
         let invoked = self.record.now();
-        let Seen::Value(value) = self.ask(door, &question).await else { return Ok(None) };
+        let Seen::Value(value, _) = self.ask(door, &question).await else { return Ok(None) };
         let value = serde_json::from_value(value)?;
         let (answered, does) = (Some(self.record.now()), Does::Read { value });
         self.record.access(name, Access { client, invoked, answered, does }, None);
@@ -133,7 +144,10 @@ impl Stage {
 
     fn judge(&self, question: &Question, answer: &Answer) -> Seen {
         match answer.definite() {
-            Some(Definite::Value(value)) => Seen::Value(value),
+            Some(Definite::Value(value)) => {
+                Seen::Value(value, answer.body["version"].as_u64().unwrap_or_default())
+            }
+            Some(_) if answer.code() == "MS-2111" => Seen::Unmet,
             Some(odd) => {
                 self.record.odd(format!("{question}: {odd:?}"));
                 Seen::Unknown
@@ -161,8 +175,8 @@ async fn patient<T>(what: &str, mut read: impl AsyncFnMut() -> Result<Option<T>>
 impl Seen {
     fn outcome(&self, reply: impl FnOnce(&Value) -> Result<Reply>) -> Result<Outcome> {
         Ok(match self {
-            Self::Value(value) => Outcome::Returned(reply(value)?),
-            Self::NotExecuted => Outcome::NotExecuted,
+            Self::Value(value, _) => Outcome::Returned(reply(value)?),
+            Self::Unmet | Self::NotExecuted => Outcome::NotExecuted,
             Self::Unknown => Outcome::Unknown,
         })
     }
@@ -187,7 +201,8 @@ impl Client {
             let list = self.stage.name("list", self.rng.usize(..LISTS));
             let register = self.stage.name("register", self.rng.usize(..REGISTERS));
             match self.rng.u8(..20) {
-                0..10 => self.append(&list).await?,
+                0..7 => self.append(&list, None).await?,
+                7..10 => self.append_to_shown(&list).await?,
                 10..14 => self.set(&register).await?,
                 14..18 => drop(self.stage.read_list(self.number, self.door, &list).await?),
                 _ => drop(self.stage.read_register(self.number, self.door, &register).await?),
@@ -222,21 +237,39 @@ impl Client {
         }
     }
 
-    async fn append(&mut self, list: &str) -> Result<()> {
+    /// Appends to the list that it is shown, and to no other.
+    async fn append_to_shown(&mut self, list: &str) -> Result<()> {
+        match self.stage.read_list(self.number, self.door, list).await? {
+            Some((items, version)) => {
+                self.append(list, Some((u64::try_from(items.len())?, version))).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Appends; under a condition, to a list of this length and at this version.
+    async fn append(&mut self, list: &str, condition: Option<(u64, u64)>) -> Result<()> {
         let (value, key) = self.value();
         let question = Question::new("list", list, "append", json!({ "item": value }));
-        let question = self.question(question, key);
+        let mut question = self.question(question, key);
+        let op = match condition {
+            None => Op::Append { value, key },
+            Some((length, version)) => {
+                question = question.header("If-Match", format!("\"{version}\""));
+                Op::AppendIf { length, value, key }
+            }
+        };
         let began = Instant::now();
         loop {
-            let id = self.stage.record.invoke(self.number, list, Op::Append { value, key })?;
+            let id = self.stage.record.invoke(self.number, list, op)?;
             let seen = self.stage.ask(self.door, &question).await;
             let length = |value: &Value| Ok(Reply::Length(serde_json::from_value(value.clone())?));
             self.stage.record.end(id, seen.outcome(length)?)?;
-            if let Seen::Value(_) = seen {
+            if let Seen::Value(..) = seen {
                 self.stage.record.appended(list, value, self.waited(began));
                 return Ok(());
             }
-            if !self.again(key, began).await {
+            if matches!(seen, Seen::Unmet) || !self.again(key, began).await {
                 return Ok(());
             }
         }
@@ -250,9 +283,9 @@ impl Client {
         let (began, invoked) = (Instant::now(), self.stage.record.now());
         let before = loop {
             match self.stage.ask(self.door, &question).await {
-                Seen::Value(before) => break Some(serde_json::from_value(before)?),
+                Seen::Value(before, _) => break Some(serde_json::from_value(before)?),
                 Seen::NotExecuted if key.is_none() => return Ok(()),
-                Seen::NotExecuted | Seen::Unknown => {
+                Seen::Unmet | Seen::NotExecuted | Seen::Unknown => {
                     if !self.again(key, began).await {
                         break None;
                     }

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use mainstay_protocol::id::Seq;
 use mainstay_protocol::message::{Failure, Pressure};
 use mainstay_protocol::time::Instant;
 
 use super::node::wire::Reply;
-use crate::sim::clients::Call;
+use crate::sim::clients::{Call, version_of};
 use crate::sim::model::{self, Method};
 
 /// Attempts of one operation.
@@ -21,6 +22,8 @@ pub struct Op {
     pub call: Call,
     /// The list of its entity was so long in some reply before it began.
     pub floor: usize,
+    /// The version that its reply shows.
+    pub version: Option<Seq>,
     attempts: u32,
     /// It may have taken effect.
     maybe: bool,
@@ -54,6 +57,8 @@ pub struct Clients {
     pub all: Vec<Client>,
     /// The longest list that any reply showed, by entity.
     pub shown: Vec<usize>,
+    /// The newest version that any reply showed, by entity.
+    versions: Vec<u64>,
     nodes: usize,
     keyed: u8,
     reads: u8,
@@ -66,9 +71,12 @@ impl Clients {
     pub fn new(rng: &mut Rng, nodes: usize) -> Self {
         let client =
             |rng: &mut Rng| Client { target: rng.usize(0..nodes), op: None, sticky: rng.bool() };
+        let all = (0..rng.u64(2..5)).map(|_| client(rng)).collect();
+        let entities = rng.usize(1..4);
         Self {
-            all: (0..rng.u64(2..5)).map(|_| client(rng)).collect(),
-            shown: vec![0; rng.usize(1..4)],
+            all,
+            shown: vec![0; entities],
+            versions: vec![0; entities],
             nodes,
             keyed: rng.u8(0..100),
             reads: rng.u8(10..60),
@@ -88,17 +96,19 @@ impl Clients {
             _ => Method::Append,
         };
         let keyed = method != Method::Read && rng.u8(0..100) < self.keyed;
+        let conditional = method == Method::Append && self.values.is_multiple_of(3);
         let call = Call {
             id: 0,
             entity,
             method,
             value: self.values,
             key: keyed.then_some(self.values),
+            if_version: conditional.then_some(self.versions[entity]),
             deadline: Instant::ZERO,
             pressure: Pressure::Wait,
             source: at as u64,
         };
-        let op = Op { call, floor: self.shown[entity], attempts: 0, maybe: false };
+        let op = Op { call, floor: self.shown[entity], version: None, attempts: 0, maybe: false };
         self.all[at].op = Some(op);
         self.attempt(at)
     }
@@ -127,6 +137,13 @@ impl Clients {
     ) -> Option<(Op, End)> {
         let client = &mut self.all[at];
         let op = client.op.as_mut().filter(|op| op.call.id == id)?;
+        if let Some(Reply::Result(result)) = &reply {
+            op.version = version_of(result);
+            let newest = &mut self.versions[op.call.entity];
+            *newest = op.version.map_or(0, |version| version.0).max(*newest);
+        }
+        // Final, whatever became of earlier attempts: had one taken effect, its key would be known.
+        let unmet = matches!(reply, Some(Reply::Result(Err(Failure::VersionMismatch { .. }))));
         let end = match reply {
             Some(Reply::Result(Ok(success))) => End::Shown(model::decode(&success.value)),
             Some(Reply::Result(Err(Failure::App { error, .. }))) => {
@@ -149,7 +166,7 @@ impl Clients {
         if !client.sticky || rng.u8(0..10) == 0 {
             client.target = rng.usize(0..self.nodes);
         }
-        if !shown && harmless && op.attempts < ATTEMPTS {
+        if !shown && !unmet && harmless && op.attempts < ATTEMPTS {
             return None;
         }
         let op = client.op.take()?;
@@ -157,7 +174,7 @@ impl Clients {
             let longest = &mut self.shown[op.call.entity];
             *longest = (*longest).max(list.len());
         }
-        let end = if !shown && op.maybe { End::Unknown } else { end };
+        let end = if !shown && !unmet && op.maybe { End::Unknown } else { end };
         Some((op, end))
     }
 

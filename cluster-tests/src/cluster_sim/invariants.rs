@@ -9,6 +9,7 @@ mod one_answers;
 mod promises_kept;
 mod real_time;
 mod set_size;
+mod versions;
 
 use mainstay_protocol::time::Instant;
 
@@ -88,6 +89,7 @@ impl Default for Invariants {
                 Box::<set_size::SetSize>::default(),
                 Box::<real_time::RealTime>::default(),
                 Box::<key_once::KeyOnce>::default(),
+                Box::<versions::Versions>::default(),
                 Box::<not_executed::NotExecuted>::default(),
                 Box::<heals::Heals>::default(),
             ],

@@ -35,12 +35,12 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Random faults, or a story; seeds within which a planted fault must be found; and who finds it
 /// by itself: an invariant, or "standby", which stops its node.
-const BUDGETS: [(Planted, Option<usize>, u64, &str); 26] = [
+const BUDGETS: [(Planted, Option<usize>, u64, &str); 30] = [
     (Planted::Rule(Mutant::NoFencing), Some(1), 20, "standby"),
     (Planted::Rule(Mutant::PromiseNotPersisted), None, 5, "promises_kept"),
     (Planted::Rule(Mutant::NoPromiseAfterStart), Some(2), 20, "one_answers"),
     (Planted::Rule(Mutant::NoWaitAtPromotion), Some(1), 20, "one_answers"),
-    (Planted::Rule(Mutant::NoEpochInMatch), Some(3), 30, "committed_once"),
+    (Planted::Rule(Mutant::NoEpochInMatch), Some(3), 120, "committed_once"),
     (Planted::Rule(Mutant::AppendNoTruncate), Some(3), 10, "held_by_members"),
     (Planted::Rule(Mutant::AppendNoTruncate), None, 10, "heals"),
     (Planted::Rule(Mutant::HoldsBeforeDurable), Some(0), 5, "held_by_members"),
@@ -54,14 +54,18 @@ const BUDGETS: [(Planted, Option<usize>, u64, &str); 26] = [
     (Planted::Rule(Mutant::NoLease), Some(0), 5, "one_answers"),
     (Planted::Rule(Mutant::NoLease), Some(0), 40, "real_time"),
     (Planted::Rule(Mutant::LeaseOfOne), Some(3), 200, "one_answers"),
-    (Planted::Rule(Mutant::LeaseFromReceipt), Some(1), 20, "one_answers"),
+    (Planted::Rule(Mutant::LeaseFromReceipt), Some(1), 120, "one_answers"),
     (Planted::Rule(Mutant::RoundCountsOlder), Some(1), 10, "real_time"),
-    (Planted::UncleanPromotion, None, 5, "held_by_members"),
+    (Planted::UncleanPromotion, None, 20, "held_by_members"),
     (Planted::SameEpochAfterRestart, None, 60, "committed_once"),
     (Planted::SetChangeWithoutExpect, None, 1_000, "held_by_members"),
     (Planted::PromotionRemoves, None, 5, "set_size"),
     (Planted::Rule(Mutant::StepDownSwapped), None, 100, "not_executed"),
     (Planted::Rule(Mutant::NoDedup), None, 20, "key_once"),
+    (Planted::Rule(Mutant::ConditionAtAdmission), None, 20, "versions"),
+    (Planted::Rule(Mutant::ConditionBeforeDedup), None, 60, "not_executed"),
+    (Planted::Rule(Mutant::VersionOfLastEntry), None, 5, "versions"),
+    (Planted::Rule(Mutant::ReplayShowsNow), None, 60, "versions"),
 ];
 
 #[test]

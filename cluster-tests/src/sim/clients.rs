@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
-use mainstay_protocol::id::IdempotencyKey;
+use mainstay_protocol::id::{IdempotencyKey, Seq};
 use mainstay_protocol::mailbox::SourceId;
-use mainstay_protocol::message::Pressure;
+use mainstay_protocol::message::{Failure, Pressure, Success};
 use mainstay_protocol::shard::Ask;
 use mainstay_protocol::time::Instant;
 
@@ -25,6 +25,8 @@ pub struct Call {
     pub value: u64,
     /// The idempotency key.
     pub key: Option<u64>,
+    /// The version at which alone the command may run.
+    pub if_version: Option<u64>,
     /// When the caller gives up.
     pub deadline: Instant,
     /// Wait for room or be refused.
@@ -46,6 +48,8 @@ pub struct Habits {
     pub share: u32,
     /// Percent of commands with a key.
     pub keyed: u8,
+    /// Percent of commands under a condition.
+    pub conditional: u8,
     /// Percent of new calls that panic.
     pub panicking: u8,
     /// The longest usual deadline.
@@ -61,6 +65,7 @@ impl Habits {
             mailbox: rng.u32(1..5),
             share: rng.u32(0..3),
             keyed: pick(rng, [0, 30, 60, 95]),
+            conditional: pick(rng, [0, 20, 70]),
             panicking: pick(rng, [2, 30]),
             deadline_ms: pick(rng, [5, 40, 400]),
         }
@@ -86,11 +91,21 @@ impl Call {
             pressure: self.pressure,
             idempotency: self.key.map(key),
             payload_hash: self.value,
+            if_version: self.if_version.map(Seq),
             deadline: self.deadline,
             mailbox: habits.mailbox,
             source: SourceId(self.source),
             source_share: habits.share,
         }
+    }
+}
+
+/// The version that a reply shows.
+pub fn version_of(result: &Result<Success, Failure>) -> Option<Seq> {
+    match result {
+        Ok(Success { token, .. })
+        | Err(Failure::App { token, .. } | Failure::VersionMismatch { token }) => Some(token.seq),
+        Err(_) => None,
     }
 }
 
@@ -103,6 +118,8 @@ pub struct Clients {
     values: u64,
     /// Calls whose key may come back.
     keyed: Vec<Call>,
+    /// The newest version of each entity that a reply showed.
+    versions: BTreeMap<usize, u64>,
     /// The calls made so far.
     pub calls: BTreeMap<u64, Call>,
 }
@@ -113,7 +130,28 @@ const VALUES_FROM: u64 = 1000;
 impl Clients {
     /// Clients of these habits.
     pub const fn new(habits: Habits) -> Self {
-        Self { habits, ids: 0, values: VALUES_FROM, keyed: Vec::new(), calls: BTreeMap::new() }
+        Self {
+            habits,
+            ids: 0,
+            values: VALUES_FROM,
+            keyed: Vec::new(),
+            versions: BTreeMap::new(),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    /// A reply came, and shows the version of its entity.
+    pub fn handle_reply(&mut self, call: &Call, result: &Result<Success, Failure>) {
+        let newest = self.versions.entry(call.entity).or_default();
+        *newest = version_of(result).map_or(0, |version| version.0).max(*newest);
+    }
+
+    /// What a command of this entity is made to depend on: mostly the version that is known, which
+    /// may have passed, sometimes that there is none.
+    fn condition(&self, rng: &mut Rng, entity: usize) -> Option<u64> {
+        let known = self.versions.get(&entity).copied().unwrap_or(0);
+        let version = if rng.u8(0..8) == 0 { 0 } else { known };
+        (rng.u8(0..100) < self.habits.conditional).then_some(version)
     }
 
     /// The next call.
@@ -137,8 +175,10 @@ impl Clients {
     fn repeat(&mut self, rng: &mut Rng) -> Call {
         let recent = self.keyed.len().saturating_sub(12);
         let call = self.keyed[rng.usize(recent..self.keyed.len())].clone();
-        if rng.u8(0..100) < 75 {
-            return call;
+        match rng.u8(0..100) {
+            0..55 => return call,
+            55..75 => return Call { if_version: self.condition(rng, call.entity), ..call },
+            _ => {}
         }
         self.values += 1;
         Call { value: self.values, method: Method::Append, ..call }
@@ -156,12 +196,14 @@ impl Clients {
         // Panicking inputs come back, so that they can be quarantined.
         let value = if method == Method::Panic { rng.u64(1..3) } else { self.values };
         let keyed = method != Method::Read && rng.u8(0..100) < self.habits.keyed;
+        let entity = rng.usize(0..self.habits.entities).min(rng.usize(0..self.habits.entities));
         Call {
             id: 0,
-            entity: rng.usize(0..self.habits.entities).min(rng.usize(0..self.habits.entities)),
+            entity,
             method,
             value,
             key: keyed.then_some(self.values),
+            if_version: self.condition(rng, entity).filter(|_| method != Method::Read),
             deadline: Instant::ZERO,
             pressure: Pressure::Wait,
             source: 0,

@@ -17,6 +17,7 @@
 //! | `quarantine` | an input panics three times at most in an epoch |
 //! | `answered_once` | every call ends, once |
 //! | `nothing_evicted` | a dedup record is never forgotten before its time |
+//! | `versions` | a version names one state; a command under a condition meets that one alone |
 
 use mainstay_protocol::message::{Failure, Success};
 use mainstay_protocol::shard::primary::Primary;
@@ -41,6 +42,7 @@ mod own_answer;
 mod quarantine;
 mod real_time_order;
 mod refusals_change_nothing;
+mod versions;
 mod watermark;
 
 /// An invariant that did not hold.
@@ -127,6 +129,7 @@ impl Default for Invariants {
                 Box::<quarantine::Quarantine>::default(),
                 Box::<answered_once::AnsweredOnce>::default(),
                 Box::<nothing_evicted::NothingEvicted>::default(),
+                Box::<versions::Versions>::default(),
             ],
         }
     }

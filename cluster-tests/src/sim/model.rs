@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use mainstay_protocol::entry::{Change, Op};
-use mainstay_protocol::id::{EntityId, Key, KindId, MethodId};
+use mainstay_protocol::id::{EntityId, Key, KindId, MethodId, Seq};
 use mainstay_protocol::message::Mode;
 use mainstay_protocol::replication::delta;
 
@@ -74,7 +74,7 @@ pub fn decode(bytes: &[u8]) -> Vec<u64> {
 /// The states of all entities, built from entries as a standby or a recovery builds them.
 #[derive(Debug, Clone, Default)]
 pub struct States {
-    states: std::collections::BTreeMap<usize, Bytes>,
+    states: std::collections::BTreeMap<usize, (Bytes, Seq)>,
     /// Entries applied.
     pub applied: usize,
 }
@@ -94,16 +94,22 @@ impl States {
                 continue;
             }
             let number = number(entity);
-            let next = delta::apply_change(self.states.get(&number), change)
-                .map_err(|error| format!("entry {:?}: {error}", stored.entry.seq))?;
-            self.states.extend(next.map(|next| (number, next)));
+            let seq = stored.entry.seq;
+            let next = delta::apply_change(self.bytes(number), change)
+                .map_err(|error| format!("entry {seq:?}: {error}"))?;
+            self.states.extend(next.map(|next| (number, (next, seq))));
         }
         Ok(())
     }
 
     /// The encoded state of an entity, if it was ever written.
     pub fn bytes(&self, number: usize) -> Option<&Bytes> {
-        self.states.get(&number)
+        self.states.get(&number).map(|(bytes, _)| bytes)
+    }
+
+    /// The entry that made the state of an entity, 0 if it was never written.
+    pub fn version(&self, number: usize) -> Seq {
+        self.states.get(&number).map_or(Seq(0), |(_, seq)| *seq)
     }
 
     /// The list of an entity.
@@ -113,6 +119,6 @@ impl States {
 
     /// All lists.
     pub fn lists(&self) -> impl Iterator<Item = (usize, Vec<u64>)> {
-        self.states.iter().map(|(&number, bytes)| (number, decode(bytes)))
+        self.states.iter().map(|(&number, (bytes, _))| (number, decode(bytes)))
     }
 }

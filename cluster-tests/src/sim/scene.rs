@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use mainstay_protocol::entry::Change;
+use mainstay_protocol::id::Seq;
 use mainstay_protocol::message::{Failure, Outcome};
 use mainstay_protocol::replication::delta;
 use mainstay_protocol::shard::{Done, Slot, Turn};
@@ -41,14 +42,15 @@ impl Scene {
         Self { active: Vec::new(), running: Vec::new(), stored, planted }
     }
 
-    /// Brings an entity into memory.
-    pub fn activate(&mut self, slot: Slot, entity: usize) {
+    /// Brings an entity into memory, and says its version.
+    pub fn activate(&mut self, slot: Slot, entity: usize) -> Seq {
         let at = slot.0 as usize;
         if self.active.len() <= at {
             self.active.resize(at + 1, None);
         }
         let base = self.stored.bytes(entity).cloned();
         self.active[at] = Some(Active { items: self.stored.list(entity), base });
+        self.stored.version(entity)
     }
 
     /// Lets an entity go.

@@ -66,6 +66,8 @@ pub struct Counts {
     pub app: u64,
     /// Expired in a queue.
     pub expired: u64,
+    /// Refused for the version that they name.
+    pub unmet: u64,
     /// Key conflicts.
     pub conflicts: u64,
     /// Quarantined inputs refused or recorded.
@@ -102,6 +104,7 @@ impl Counts {
             Event::Replied(_, Ok(_)) => &mut self.values,
             Event::Replied(_, Err(Failure::App { .. })) => &mut self.app,
             Event::Replied(_, Err(Failure::Deadline { .. })) => &mut self.expired,
+            Event::Replied(_, Err(Failure::VersionMismatch { .. })) => &mut self.unmet,
             Event::Promoted(_) => &mut self.promotions,
             Event::Fault(_) => &mut self.faults,
             Event::NotExecuted(_) => &mut self.not_executed,
@@ -115,7 +118,7 @@ impl Counts {
         *counter += 1;
     }
 
-    const fn fields(&mut self) -> [(&'static str, &mut u64); 17] {
+    const fn fields(&mut self) -> [(&'static str, &mut u64); 18] {
         [
             ("calls", &mut self.calls),
             ("refused", &mut self.refused),
@@ -127,6 +130,7 @@ impl Counts {
             ("values", &mut self.values),
             ("app", &mut self.app),
             ("expired", &mut self.expired),
+            ("unmet", &mut self.unmet),
             ("conflicts", &mut self.conflicts),
             ("quarantined", &mut self.quarantined),
             ("overloaded", &mut self.overloaded),

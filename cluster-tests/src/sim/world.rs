@@ -159,6 +159,9 @@ impl World {
         if let Some(id) = ended {
             self.inside.remove(&id);
         }
+        if let Event::Replied(call, result) = &event {
+            self.clients.handle_reply(call, result);
+        }
         let view = view(
             self.primary.as_ref(),
             &self.cluster,
@@ -299,9 +302,14 @@ impl World {
             Scene::not_activated()
         } else {
             if fresh {
-                self.scene.activate(slot, item.entity);
+                let version = self.scene.activate(slot, item.entity);
+                self.machine().handle_activated(slot, version);
             }
-            if self.rng.u8(0..100) < 5 { Scene::given_up() } else { self.scene.run(slot, &item) }
+            match self.rng.u8(0..100) {
+                0..5 => Scene::given_up(),
+                _ if !self.machine().meets_condition(id) => Done::Unmet,
+                _ => self.scene.run(slot, &item),
+            }
         };
         if matches!(done, Done::Panicked) {
             self.tell(Event::Panicked(item.clone()))?;

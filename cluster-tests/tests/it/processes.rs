@@ -12,6 +12,7 @@ mod journey;
 mod leaving;
 mod telemetry;
 mod turns;
+mod versions;
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;

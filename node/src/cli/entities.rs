@@ -68,6 +68,9 @@ pub(super) struct CallArgs {
     /// Repeated with the same call, the command takes effect once.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
+    /// The version at which alone the command runs; 0 is that of an entity never written.
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
 }
 
 impl EntitiesVerb {
@@ -184,6 +187,9 @@ async fn call(args: &CallArgs, remote: &Remote, output: &Output) -> Result<(), T
     let mut headers = vec![("ms-timeout-ms", millis.to_string())];
     if let Some(key) = &args.idempotency_key {
         headers.push(("idempotency-key", key.clone()));
+    }
+    if let Some(version) = args.if_version {
+        headers.push(("if-match", format!("\"{version}\"")));
     }
     let path = format!("/v1/{}/{}/{}", encode(kind), encode(key), encode(&args.method));
     let answer: Value = remote.call(&path, body, &headers).await?;

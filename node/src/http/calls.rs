@@ -16,7 +16,7 @@ use hyper::body::Body as _;
 use mainstay::call::{Answer, Call, DEADLINE_DEFAULT, Retry};
 use mainstay::entity::host::{KindHost, MethodInfo};
 use mainstay::journey::{self, Verb};
-use mainstay::protocol::id::{IdempotencyKey, Key, Token};
+use mainstay::protocol::id::{IdempotencyKey, Key, Seq, Token};
 use mainstay::protocol::limits::{DECODE_DEPTH_MAX, PAYLOAD_BYTES_MAX};
 use mainstay::protocol::message::{Failure, Mode, Outcome, Pressure, TraceContext};
 use serde::de::IgnoredAny;
@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 
 use super::answers::{RETRY_MEMORY, unsent};
 use super::problem::Problem;
-use super::{Api, CallLimits, header_text, path, trace};
+use super::{Api, CallLimits, condition, header_text, path, trace};
 use crate::backend::{Backend, Permit};
 
 /// How much longer than its deadline a call is waited for: the node itself ends it, and knows
@@ -82,6 +82,7 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
         mode,
         payload,
         idempotency: asked.idempotency,
+        if_version: asked.if_version,
         deadline: remaining,
         pressure: asked.pressure,
         retry: Retry::StaleMap,
@@ -229,8 +230,15 @@ impl Target {
             Failure::KeyConflict => Problem::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "MS-2106",
-                "the idempotency key was used with another method or other arguments",
+                "the idempotency key was used with another method or other arguments, or is under \
+                 way with another If-Match",
             ),
+            Failure::VersionMismatch { token } => {
+                let version = token.seq.0;
+                let detail = format!("the entity is at version {version}; nothing was changed");
+                let problem = Problem::new(StatusCode::PRECONDITION_FAILED, "MS-2111", detail);
+                with_token(problem.version(version), token, false)
+            }
             Failure::Reentrant => Problem::new(
                 StatusCode::CONFLICT,
                 "MS-2107",
@@ -259,9 +267,7 @@ impl Target {
         let refused = Problem::new(StatusCode::CONFLICT, "MS-2201", text)
             .outcome(Outcome::Executed)
             .error(error);
-        token_headers(token, replayed)
-            .into_iter()
-            .fold(refused, |problem, (name, value)| problem.header(name, value))
+        with_token(refused, token, replayed)
     }
 }
 
@@ -269,6 +275,7 @@ impl Target {
 struct Asked {
     deadline: Option<Duration>,
     idempotency: Option<IdempotencyKey>,
+    if_version: Option<Seq>,
     pressure: Pressure,
 }
 
@@ -300,7 +307,8 @@ impl Asked {
                 return Err(Problem::bad_header("MS-Pressure", "is neither wait nor refuse"));
             }
         };
-        Ok(Self { deadline, idempotency, pressure })
+        let if_version = condition::of(headers, mode)?;
+        Ok(Self { deadline, idempotency, if_version, pressure })
     }
 }
 
@@ -404,11 +412,13 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
+fn with_token(problem: Problem, token: Token, replayed: bool) -> Problem {
+    let headers = token_headers(token, replayed).into_iter();
+    headers.fold(problem, |problem, (name, value)| problem.header(name, value))
+}
+
 fn token_headers(token: Token, replayed: bool) -> Vec<(HeaderName, HeaderValue)> {
-    let mut headers = vec![
-        (HeaderName::from_static("ms-version"), HeaderValue::from(token.seq.0)),
-        (HeaderName::from_static("ms-epoch"), HeaderValue::from(token.epoch.0)),
-    ];
+    let mut headers = condition::headers(token).to_vec();
     if replayed {
         let name = HeaderName::from_static("idempotent-replay");
         headers.push((name, HeaderValue::from_static("true")));

@@ -32,7 +32,8 @@ pub fn document(kinds: &[Arc<dyn KindHost>], limits: &CallLimits) -> Value {
             "title": "Mainstay entities",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Stateful entities, called by kind, key and method. Repeat a command \
-                whose outcome is unknown with the same Idempotency-Key: it takes effect once.",
+                whose outcome is unknown with the same Idempotency-Key: it takes effect once. \
+                Send a command with the version that you read as If-Match: it runs at no other.",
         },
         "servers": [{ "url": "/" }],
         "tags": tags,
@@ -92,6 +93,7 @@ fn operation(
     let mut parameters = vec![reference("parameters", "Key")];
     if method.mode == Mode::Command {
         parameters.push(reference("parameters", "IdempotencyKey"));
+        parameters.push(reference("parameters", "IfMatch"));
     }
     for name in ["TimeoutMs", "Pressure", "Traceparent"] {
         parameters.push(reference("parameters", name));
@@ -106,7 +108,7 @@ fn operation(
             "required": needs_body,
             "content": { "application/json": { "schema": schemas.arguments } },
         },
-        "responses": outcomes(&schemas.value, &schemas.error),
+        "responses": outcomes(method.mode, &schemas.value, &schemas.error),
     })
 }
 
@@ -123,11 +125,12 @@ fn reference(part: &str, name: &str) -> Value {
     json!({ "$ref": format!("#/components/{part}/{name}") })
 }
 
-fn outcomes(value: &Schema, error: &Schema) -> Value {
+fn outcomes(mode: Mode, value: &Schema, error: &Schema) -> Value {
     let mut outcomes = json!({
         "200": {
             "description": "The method's value",
             "headers": {
+                "ETag": reference("headers", "ETag"),
                 "MS-Version": reference("headers", "Version"),
                 "MS-Epoch": reference("headers", "Epoch"),
                 "MS-Served-By": reference("headers", "ServedBy"),
@@ -139,7 +142,10 @@ fn outcomes(value: &Schema, error: &Schema) -> Value {
                 "required": ["value", "version"],
                 "properties": {
                     "value": value,
-                    "version": { "type": "integer", "minimum": 0 },
+                    "version": {
+                        "type": "integer", "minimum": 0,
+                        "description": "The entity's version, 0 when it was never written",
+                    },
                 },
             }}},
         },
@@ -152,18 +158,24 @@ fn outcomes(value: &Schema, error: &Schema) -> Value {
             }}},
         },
     });
-    for (status, name) in RESPONSES.iter().map(|(status, name, _)| (status, name)) {
-        outcomes[*status] = reference("responses", name);
+    for (status, name, _) in RESPONSES {
+        if *name != UNMET || mode == Mode::Command {
+            outcomes[*status] = reference("responses", name);
+        }
     }
     outcomes
 }
 
-/// Refusals that every method may give: status, name, meaning.
+/// The refusal that only commands give.
+const UNMET: &str = "PreconditionFailed";
+
+/// Refusals that every method may give, or every command: status, name, meaning.
 const RESPONSES: &[(&str, &str, &str)] = &[
     ("400", "BadRequest", "The key, a header or the JSON is not valid (MS-2003, 2004, 2007)"),
     ("404", "NotFound", "No such path, kind or method (MS-2000, 2001, 2002)"),
     ("405", "MethodNotAllowed", "Entities are called with POST (MS-2008)"),
     ("408", "RequestTimeout", "The body came too slowly (MS-2009)"),
+    ("412", UNMET, "The entity is at another version than If-Match names (MS-2111)"),
     ("413", "TooLarge", "The body is too large (MS-2005)"),
     ("415", "MediaType", "The body is not application/json (MS-2006)"),
     (
@@ -191,6 +203,13 @@ fn responses() -> Value {
             "405" => {
                 response["headers"] = json!({ "Allow": { "schema": { "type": "string" } } });
             }
+            "412" => {
+                response["headers"] = json!({
+                    "ETag": reference("headers", "ETag"),
+                    "MS-Version": reference("headers", "Version"),
+                    "MS-Epoch": reference("headers", "Epoch"),
+                });
+            }
             "429" | "503" => {
                 response["headers"] = json!({ "Retry-After": reference("headers", "RetryAfter") });
             }
@@ -217,6 +236,12 @@ fn parameters(limits: &CallLimits) -> Value {
                 "pattern": "^[!-~]([ -~]*[!-~])?$",
             },
         },
+        "IfMatch": {
+            "name": "If-Match", "in": "header", "required": false,
+            "description": "The version at which alone the command runs, as an answer's ETag says \
+                it; \"0\" is that of an entity never written",
+            "schema": { "type": "string", "pattern": "^(\"(0|[1-9][0-9]*)\"|0|[1-9][0-9]*)$" },
+        },
         "TimeoutMs": {
             "name": "MS-Timeout-Ms", "in": "header", "required": false,
             "description": "How long the caller waits, in milliseconds",
@@ -238,7 +263,8 @@ fn parameters(limits: &CallLimits) -> Value {
 fn headers() -> Value {
     let header = |description: &str, kind: &str| json!({ "description": description, "schema": { "type": kind } });
     json!({
-        "Version": header("Where the entity's shard stood", "integer"),
+        "ETag": header("The entity's version in quotes, for If-Match", "string"),
+        "Version": header("The entity's version", "integer"),
         "Epoch": header("In which epoch of the shard's primary", "integer"),
         "ServedBy": header("The node that served the call", "string"),
         "IdempotentReplay": header("true: the stored answer of an earlier call", "string"),
@@ -269,6 +295,10 @@ fn problem_schema() -> Value {
             "trace_id": { "type": "string" },
             "error": { "description": "The entity's own error" },
             "bound": { "type": "string", "description": "Which bound was reached" },
+            "version": {
+                "type": "integer", "minimum": 0,
+                "description": "The entity's version, when the command was to run at another",
+            },
         },
     })
 }

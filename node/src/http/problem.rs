@@ -53,6 +53,9 @@ pub struct Document {
     /// Which bound was reached, when there was no room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound: Option<String>,
+    /// The entity's version, when the command was to run at another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
 }
 
 impl Problem {
@@ -70,6 +73,7 @@ impl Problem {
             trace_id: None,
             error: None,
             bound: None,
+            version: None,
         };
         Self { status, headers: HeaderMap::new(), body: Box::new(body) }
     }
@@ -109,6 +113,13 @@ impl Problem {
     #[must_use]
     pub fn bound(mut self, bound: String) -> Self {
         self.body.bound = Some(bound);
+        self
+    }
+
+    /// The entity's version.
+    #[must_use]
+    pub fn version(mut self, version: u64) -> Self {
+        self.body.version = Some(version);
         self
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mainstay::client::CallError;
+use mainstay::protocol::id::Seq;
 use mainstay::protocol::message::{Outcome, Pressure};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ async fn a_call_gives_value_version_and_where_it_was_served() {
     let response = post(&served, "/v1/counter/alice/add", r#"{"by":2}"#).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["ms-version"], "0");
+    assert_eq!(response.headers()["etag"], "\"0\"");
     assert_eq!(response.headers()["ms-epoch"], "3");
     assert_eq!(response.headers()["ms-served-by"], "n1");
     assert_eq!(response.headers().get("idempotent-replay"), None);
@@ -68,6 +70,35 @@ async fn a_repeated_key_is_replayed_and_a_reused_one_refused() {
     assert_eq!(replayed.headers()["idempotent-replay"], "true");
     assert_eq!(replayed.json::<Value>().await.unwrap()["value"], 2);
     assert_eq!(refusal(add(3).await).await, (422, "MS-2106".to_owned()));
+}
+
+#[tokio::test]
+async fn a_command_runs_at_the_version_that_its_header_names_and_at_no_other() {
+    let served = serve().await;
+    let add = async |tag: &str| {
+        let request = Client::new().post(served.url("/v1/counter/alice/add"));
+        request.header("if-match", tag).json(&json!({"by": 2})).send().await.unwrap()
+    };
+    let created = add("\"0\"").await;
+    assert_eq!(
+        (created.status().as_u16(), &created.headers()["etag"]),
+        (200, &"\"0\"".parse().unwrap())
+    );
+    let refused = add("\"0\"").await;
+    assert_eq!(refused.headers()["etag"], "\"1\"");
+    assert_eq!(
+        (&refused.headers()["ms-version"], &refused.headers()["ms-epoch"]),
+        (&"1".parse().unwrap(), &"3".parse().unwrap())
+    );
+    let problem: Value = refused.json().await.unwrap();
+    assert_eq!((&problem["code"], &problem["version"]), (&json!("MS-2111"), &json!(1)));
+    assert_eq!(
+        (&problem["outcome"], &problem["retryable"]),
+        (&json!("not_executed"), &json!(false))
+    );
+    let added = add("2").await;
+    assert_eq!(added.json::<Value>().await.unwrap()["value"], 4, "quotes may be left out");
+    assert_eq!(served.node.calls.lock().unwrap()[2].if_version, Some(Seq(2)));
 }
 
 #[tokio::test]
@@ -151,6 +182,11 @@ async fn headers_are_checked() {
         ("ms-pressure", "please"),
         ("idempotency-key", ""),
         ("idempotency-key", long.as_str()),
+        ("if-match", "*"),
+        ("if-match", "W/\"3\""),
+        ("if-match", "\"3\", \"4\""),
+        ("if-match", "\"latest\""),
+        ("if-match", ""),
     ] {
         let request = Client::new().post(served.url("/v1/counter/alice/add"));
         let response = request.header(header, value).send().await.unwrap();
@@ -162,6 +198,12 @@ async fn headers_are_checked() {
     let request = Client::new().post(served.url("/v1/counter/alice/get"));
     let response = request.header("idempotency-key", long.as_str()).send().await.unwrap();
     assert_eq!(response.status(), 200, "queries have no use for a key");
+    let request = Client::new().post(served.url("/v1/counter/alice/get"));
+    let response = request.header("if-match", "\"0\"").send().await.unwrap();
+    assert_eq!(refusal(response).await, (400, "MS-2007".to_owned()), "a query changes nothing");
+    let request = Client::new().post(served.url("/v1/counter/alice/add"));
+    let request = request.header("if-match", "\"3\"").header("if-match", "\"4\"");
+    assert_eq!(refusal(request.send().await.unwrap()).await, (400, "MS-2007".to_owned()));
     served.node.calls.lock().unwrap().clear();
     let request = Client::new().post(served.url("/v1/counter/alice/get"));
     let request = request.header("ms-timeout-ms", "1500").header("ms-pressure", "refuse");
@@ -217,6 +259,7 @@ async fn failures_have_their_status_code_and_outcome() {
         ("unavailable-unknown", 503, "MS-2105", false, "unknown"),
         ("malformed", 422, "MS-2004", false, "not_executed"),
         ("reentrant", 409, "MS-2107", false, "not_executed"),
+        ("mismatch", 412, "MS-2111", false, "not_executed"),
         ("panicked", 500, "MS-2108", false, "not_executed"),
         ("quarantined", 500, "MS-2109", false, "not_executed"),
         ("version", 500, "MS-2110", false, "not_executed"),

@@ -177,6 +177,10 @@ impl Fake {
         let method = counter_info().methods.into_iter().find(|info| info.id == call.method);
         let mut entities = self.entities.lock().unwrap();
         let value = entities.entry(call.key.as_str().to_owned()).or_default();
+        // The fake's version of everything is the number of calls before.
+        if call.if_version.is_some_and(|version| version != self.token().seq) {
+            return Err(Failure::VersionMismatch { token: self.token() });
+        }
         match method.unwrap().name {
             "add" => {
                 *value += arguments["by"].as_i64().unwrap();
@@ -211,6 +215,7 @@ impl Fake {
             "unavailable-unknown" => unavailable(Outcome::Unknown),
             "malformed" => Failure::Malformed { reason: "`by` is missing".to_owned() },
             "reentrant" => Failure::Reentrant,
+            "mismatch" => Failure::VersionMismatch { token: self.token() },
             "panicked" => Failure::Panicked { quarantined: false },
             "quarantined" => Failure::Panicked { quarantined: true },
             "version" => Failure::Version { reason: "state of version 9".to_owned() },

@@ -34,9 +34,15 @@ async fn every_method_is_described_with_its_schemas() {
     assert_eq!(by["maximum"], i64::MAX);
     let get = &document["paths"]["/v1/counter/{key}/get"]["post"];
     assert_eq!(get["requestBody"]["required"], false);
-    for status in ["200", "400", "404", "408", "409", "413", "415", "422", "429", "500", "503"] {
+    for status in
+        ["200", "400", "404", "408", "409", "412", "413", "415", "422", "429", "500", "503"]
+    {
         assert!(add["responses"].get(status).is_some(), "{status}");
     }
+    assert!(get["responses"].get("412").is_none(), "a query has no condition");
+    assert!(add["responses"]["200"]["headers"].get("ETag").is_some());
+    let names = |method: &Value| method["parameters"].to_string().contains("/IfMatch");
+    assert!(names(add) && !names(get));
 }
 
 #[tokio::test]

@@ -15,8 +15,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::entry::{DedupRecord, StoredReply};
-use crate::id::{EntityId, IdempotencyKey, MethodId};
+use crate::entry::DedupRecord;
+use crate::id::{EntityId, IdempotencyKey, MethodId, Seq};
 use crate::index::{self, Index};
 use crate::list::{List, Pool};
 use crate::time::LogTime;
@@ -71,6 +71,16 @@ pub struct Keyed<'a> {
     pub method: MethodId,
     /// `xxh3_64` of the payload.
     pub payload_hash: u64,
+    /// The version at which alone it may run. Not a part of what a record stands for: whoever is
+    /// refused for its version may look again and repeat its key with another one. Only while a
+    /// call is under way it names that call.
+    pub if_version: Option<Seq>,
+}
+
+impl Keyed<'_> {
+    const fn call(&self) -> (MethodId, u64, Option<Seq>) {
+        (self.method, self.payload_hash, self.if_version)
+    }
 }
 
 /// What the table says of a keyed command.
@@ -78,8 +88,8 @@ pub struct Keyed<'a> {
 pub enum Found<'a> {
     /// Never heard of: run it.
     Absent,
-    /// It ran: this was its reply.
-    Same(&'a StoredReply),
+    /// It ran: its reply is here.
+    Same(&'a DedupRecord),
     /// The key was used with another method or payload.
     Conflict,
 }
@@ -132,7 +142,7 @@ impl Table {
         };
         let record = &self.records[at].record;
         if record.method == keyed.method && record.payload_hash == keyed.payload_hash {
-            Found::Same(&record.reply)
+            Found::Same(record)
         } else {
             Found::Conflict
         }
@@ -257,16 +267,15 @@ impl Table {
 pub enum Flying {
     /// It is not.
     Absent,
-    /// It is, with this method and payload: join it.
+    /// It is, with this method, payload and condition: join it.
     Same,
-    /// It is, with another method or payload.
+    /// It is, with another one.
     Conflict,
 }
 
 #[derive(Debug)]
 struct Flight {
-    method: MethodId,
-    payload_hash: u64,
+    call: (MethodId, u64, Option<Seq>),
     joined: List,
 }
 
@@ -290,9 +299,8 @@ impl<W> Flights<W> {
     /// # Panics
     /// When its key is in flight: it should have joined.
     pub fn begin(&mut self, owner: u32, keyed: Keyed<'_>) {
-        let Keyed { key, method, payload_hash } = keyed;
-        let flight = Flight { method, payload_hash, joined: List::new() };
-        let before = self.flights.insert((owner, key.clone()), flight);
+        let flight = Flight { call: keyed.call(), joined: List::new() };
+        let before = self.flights.insert((owner, keyed.key.clone()), flight);
         assert!(before.is_none(), "one call per key is in flight");
     }
 
@@ -300,11 +308,7 @@ impl<W> Flights<W> {
     pub fn find(&self, owner: u32, keyed: Keyed<'_>) -> Flying {
         match self.flights.get(&(owner, keyed.key.clone())) {
             None => Flying::Absent,
-            Some(flight)
-                if flight.method == keyed.method && flight.payload_hash == keyed.payload_hash =>
-            {
-                Flying::Same
-            }
+            Some(flight) if flight.call == keyed.call() => Flying::Same,
             Some(_) => Flying::Conflict,
         }
     }
@@ -357,139 +361,4 @@ impl<W> Flights<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::id::{Key, KindId};
-
-    fn entity(n: u32) -> EntityId {
-        EntityId { kind: KindId(1), key: Key::new(&format!("e{n}")).unwrap() }
-    }
-
-    fn key(n: u32) -> IdempotencyKey {
-        IdempotencyKey::new(&format!("k{n}")).unwrap()
-    }
-
-    fn kept(n: u32, seconds: u64) -> Kept {
-        let reply = StoredReply::Value(Bytes::from(vec![0; 10]));
-        let record = DedupRecord { key: key(n), method: MethodId(1), payload_hash: 5, reply };
-        Kept { entity: entity(n % 3), log_time: LogTime(seconds * 1000), record }
-    }
-
-    fn find(table: &Table, n: u32, payload_hash: u64) -> Found<'_> {
-        let key = key(n);
-        table.find(&entity(n % 3), Keyed { key: &key, method: MethodId(1), payload_hash })
-    }
-
-    fn table(bytes_max: u64) -> Table {
-        let config = Config { retention: Duration::from_secs(60), bytes_max };
-        Table::new(config, 9, Vec::new(), LogTime(0))
-    }
-
-    #[test]
-    fn the_same_call_is_found_and_another_one_is_a_conflict() {
-        let mut table = table(1 << 20);
-        table.insert(kept(1, 1));
-        assert!(matches!(find(&table, 1, 5), Found::Same(StoredReply::Value(_))));
-        assert_eq!(find(&table, 1, 6), Found::Conflict);
-        assert_eq!(find(&table, 2, 5), Found::Absent);
-        let key = key(1);
-        let elsewhere = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
-        assert_eq!(table.find(&entity(2), elsewhere), Found::Absent, "a key belongs to one entity");
-        let method = Keyed { method: MethodId(2), ..elsewhere };
-        assert_eq!(table.find(&entity(1), method), Found::Conflict);
-    }
-
-    #[test]
-    fn records_are_kept_for_their_retention_of_log_time() {
-        let mut table = table(1 << 20);
-        table.insert(kept(1, 100));
-        table.expire(LogTime(160_000));
-        assert_eq!(table.len(), 1);
-        table.expire(LogTime(160_001));
-        assert!(table.is_empty());
-        assert_eq!((table.bytes(), find(&table, 1, 5)), (0, Found::Absent));
-    }
-
-    #[test]
-    fn what_expired_is_told_once_and_a_key_in_use_again_is_not() {
-        let config = Config { retention: Duration::from_secs(60), bytes_max: 1 << 20 };
-        let records = vec![kept(1, 1), kept(2, 1), kept(2, 100), kept(3, 50)];
-        let mut table = Table::new(config, 1, records, LogTime(100_000));
-        assert_eq!(table.take_expired(), [(entity(1), key(1))], "key 2 has a younger record");
-        table.expire(LogTime(120_000));
-        let expired = table.take_expired();
-        assert_eq!(expired, [(entity(0), key(3))]);
-        assert_eq!(table.take_expired(), []);
-        table.put_back_expired(expired);
-        assert_eq!(table.take_expired(), [(entity(0), key(3))]);
-    }
-
-    #[test]
-    fn a_full_budget_refuses_and_keeps_everything() {
-        let mut table = table(3 * RECORD_OVERHEAD);
-        table.insert(kept(1, 1));
-        assert!(table.has_room(1), "one kept and one in flight");
-        assert!(!table.has_room(2));
-        table.insert(kept(2, 1));
-        table.insert(kept(3, 1));
-        assert!(!table.has_room(0));
-        assert_eq!(table.len(), 3);
-    }
-
-    #[test]
-    fn recovered_records_come_in_any_order_and_the_old_ones_are_dropped() {
-        let config = Config { retention: Duration::from_secs(60), bytes_max: 1 << 20 };
-        let records = vec![kept(3, 30), kept(1, 10), kept(4, 1), kept(2, 20), kept(1, 10)];
-        let mut table = Table::new(config, 1, records, LogTime(62_000));
-        let order: Vec<_> = table.iter().map(|kept| kept.record.key.clone()).collect();
-        assert_eq!(order, [key(1), key(2), key(3)]);
-        table.expire(LogTime(75_000));
-        assert_eq!(table.len(), 2);
-    }
-
-    #[test]
-    fn a_second_call_joins_the_first() {
-        let mut flights = Flights::default();
-        let key = key(1);
-        let keyed = Keyed { key: &key, method: MethodId(1), payload_hash: 5 };
-        assert_eq!(flights.find(0, keyed), Flying::Absent);
-        flights.begin(0, keyed);
-        assert_eq!(flights.find(0, keyed), Flying::Same);
-        flights.join(0, &key, 'b');
-        flights.join(0, &key, 'c');
-        assert_eq!(flights.find(0, Keyed { payload_hash: 6, ..keyed }), Flying::Conflict);
-        assert_eq!(flights.find(1, keyed), Flying::Absent, "another entity");
-        assert_eq!(flights.take_joined(0, &key), Some('b'));
-        assert_eq!(flights.end(0, &key), ['c']);
-        assert!(flights.is_empty() && flights.joined() == 0);
-    }
-
-    proptest! {
-        #[test]
-        fn the_table_is_a_map_that_forgets_by_age(
-            ops in prop::collection::vec((0..30_u32, 0..20_u64), 0..300),
-        ) {
-            let mut table = table(u64::MAX);
-            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
-            let mut seconds = 0;
-            for (n, pass) in ops {
-                seconds += pass;
-                table.expire(LogTime(seconds * 1000));
-                model.retain(|_, at| seconds - *at <= 60);
-                if model.insert(n, seconds).is_none() {
-                    table.insert(kept(n, seconds));
-                } else {
-                    model.insert(n, table.iter().find(|kept| kept.record.key == key(n))
-                        .map(|kept| kept.log_time.0 / 1000).unwrap());
-                }
-                for n in 0..30 {
-                    prop_assert_eq!(find(&table, n, 5) != Found::Absent, model.contains_key(&n));
-                }
-                prop_assert_eq!(table.bytes(), table.iter().map(Kept::bytes).sum::<u64>());
-            }
-        }
-    }
-}
+mod tests;

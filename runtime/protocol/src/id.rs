@@ -431,14 +431,16 @@ impl From<IdempotencyKey> for Arc<str> {
     }
 }
 
-/// Where a committed command stands in its shard: what a later read may ask to be included.
+/// Where an entity stood when it replied: what a later read may ask to be included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Token {
     /// The shard.
     pub shard: ShardId,
-    /// The epoch that wrote the entry.
+    /// The epoch that replied.
     pub epoch: Epoch,
-    /// The entry's place.
+    /// The entity's version: the place of the newest entry that changed it, 0 when none did. It
+    /// names one state, and stays while the state does: through passivation, restarts, failovers
+    /// and moves.
     pub seq: Seq,
 }
 

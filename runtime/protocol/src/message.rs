@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::control::ClusterState;
 use crate::id::{
     BootId, ClusterId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId,
-    ShardId, Token,
+    Seq, ShardId, Token,
 };
 
 /// The wire version that this build speaks; it also understands the one before, from version 2 on.
@@ -279,6 +279,11 @@ pub struct Request {
     pub from_kind: Option<KindId>,
     /// The arguments, in named MessagePack.
     pub payload: Bytes,
+    /// The version at which alone the command may run; 0 is that of an entity never written. Not
+    /// on the wire when absent: a build that does not know it refuses the request, and cannot run
+    /// it unconditionally.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub if_version: Option<Seq>,
 }
 
 /// The answer to a [`Request`].
@@ -369,8 +374,15 @@ pub enum Failure {
         /// What is wrong, and where.
         reason: String,
     },
-    /// The idempotency key was used with another payload or method. Not executed.
+    /// The idempotency key was used with another payload or method, or a call under it is under way
+    /// with another condition. Not executed.
     KeyConflict,
+    /// The entity is at another version than the command was to run at. Not executed, and not
+    /// recorded; a version that has passed does not come back.
+    VersionMismatch {
+        /// Where the entity stood.
+        token: Token,
+    },
     /// The entity is already on this call's chain: A calls B calls A. Not executed.
     Reentrant,
     /// The handler panicked. State is as before; three panics on one input quarantine the input.
@@ -456,3 +468,6 @@ pub enum ControlAnswer {
     /// To a map request; `None` when the asker's is as new.
     Map(Option<Box<ClusterState>>),
 }
+
+#[cfg(test)]
+mod tests;

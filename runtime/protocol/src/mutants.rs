@@ -23,6 +23,14 @@ pub enum Mutant {
     KeyConflictIgnored,
     /// A full dedup budget forgets the oldest record instead of refusing.
     DedupEvicts,
+    /// A version is compared when a command is admitted, and not when its turn begins.
+    ConditionAtAdmission,
+    /// A version is compared before a key is looked up.
+    ConditionBeforeDedup,
+    /// An entity's version is the place of its last entry, changed or not, or of the epoch's noop.
+    VersionOfLastEntry,
+    /// A stored reply says the entity's version of now.
+    ReplayShowsNow,
     /// A request whose deadline passed in the queue runs.
     ExpiredRuns,
     /// A mailbox takes one more than its bound.

@@ -40,9 +40,9 @@
 //!    remove_row (nothing uncommitted)
 //! ```
 //! Its number, [`Slot`], stays the same while the row lives: the lane keeps the activation under it
-//! in a `Vec`. A turn with [`Turn::fresh`] is the first one in a slot: activate before it runs, and
-//! end it with [`Done::NotActivated`] when that fails. A row that was never activated leaves by
-//! itself; the others stay until `remove_row`.
+//! in a `Vec`. A turn with [`Turn::fresh`] is the first one in a slot: activate before it runs, with
+//! `handle_activated`, or end it with [`Done::NotActivated`]. A row that was never activated leaves
+//! by itself; the others stay until `remove_row`.
 
 mod admission;
 mod copies;
@@ -146,6 +146,8 @@ pub struct Ask {
     pub idempotency: Option<IdempotencyKey>,
     /// `xxh3_64` of the payload.
     pub payload_hash: u64,
+    /// The version at which alone a command may run; of no meaning for a query.
+    pub if_version: Option<Seq>,
     /// When the caller gives up: after it the request does not start.
     pub deadline: Instant,
     /// Letters in the entity's mailbox, at most: its kind's option.
@@ -233,6 +235,8 @@ pub enum Done {
     },
     /// The handler panicked; the state is as before the turn.
     Panicked,
+    /// The entity is at another version than the command names: its handler was not run.
+    Unmet,
     /// The turn was not entered or was given up; the state is as before, and nothing is logged:
     /// arguments that do not decode, a turn beyond its time, a handoff.
     Failed {
@@ -303,7 +307,8 @@ pub struct Counters {
 }
 
 /// The public form of a stored reply.
-fn reply_of(reply: &StoredReply, token: Token, replayed: bool) -> Result<Success, Failure> {
+fn reply_of(reply: &StoredReply, token: Token) -> Result<Success, Failure> {
+    let replayed = true;
     match reply {
         StoredReply::Value(value) => Ok(Success { value: value.clone(), token, replayed }),
         StoredReply::App(error) => Err(Failure::App { error: error.clone(), token, replayed }),

@@ -34,9 +34,15 @@ pub enum CallError<E> {
         /// Why, in one sentence.
         reason: String,
     },
-    /// The idempotency key was used with other arguments or another method. Not executed; each
-    /// intent wants a key of its own.
+    /// The idempotency key was used with other arguments or another method, or a call under it is
+    /// under way with another condition. Not executed; each intent wants a key of its own.
     KeyConflict,
+    /// The entity is not at the version that the command was to run at. Not executed, also when it
+    /// is repeated; read the entity again, and decide anew.
+    VersionMismatch {
+        /// The entity's version, 0 when it was never written.
+        current: u64,
+    },
     /// The entity waits for this very call: A calls B calls A. Not executed; break the cycle.
     Reentrant,
     /// The handler panicked. Its state is as before; after three panics on one keyed input, that
@@ -74,6 +80,7 @@ impl<E> CallError<E> {
             | Self::Version { outcome, .. } => *outcome,
             Self::Overloaded { .. }
             | Self::KeyConflict
+            | Self::VersionMismatch { .. }
             | Self::Reentrant
             | Self::Panicked { .. }
             | Self::Unknown { .. }
@@ -89,6 +96,7 @@ impl<E> CallError<E> {
             | Self::Deadline { .. }
             | Self::Unavailable { .. }
             | Self::KeyConflict
+            | Self::VersionMismatch { .. }
             | Self::Reentrant
             | Self::Panicked { .. }
             | Self::Unknown { .. }
@@ -107,6 +115,7 @@ impl<E> CallError<E> {
             }
             Self::App(_)
             | Self::KeyConflict
+            | Self::VersionMismatch { .. }
             | Self::Reentrant
             | Self::Panicked { .. }
             | Self::Unknown { .. }
@@ -124,6 +133,7 @@ impl<E> CallError<E> {
             Self::Deadline { outcome: Outcome::Executed | Outcome::Unknown } => "MS-2103",
             Self::Unavailable { .. } => "MS-2105",
             Self::KeyConflict => "MS-2106",
+            Self::VersionMismatch { .. } => "MS-2111",
             Self::Reentrant => "MS-2107",
             Self::Panicked { quarantined: false } => "MS-2108",
             Self::Panicked { quarantined: true } => "MS-2109",
@@ -154,6 +164,7 @@ impl<E: AppError> From<Failure> for CallError<E> {
             Failure::Unknown { what } => Self::Unknown { what },
             Failure::Malformed { reason } => Self::Malformed { reason },
             Failure::KeyConflict => Self::KeyConflict,
+            Failure::VersionMismatch { token } => Self::VersionMismatch { current: token.seq.0 },
             Failure::Reentrant => Self::Reentrant,
             Failure::Panicked { quarantined } => Self::Panicked { quarantined },
             Failure::Version { reason } => Self::Version { outcome: Outcome::NotExecuted, reason },
@@ -183,6 +194,9 @@ impl<E: std::fmt::Display> std::fmt::Display for CallError<E> {
             }
             Self::KeyConflict => {
                 f.write_str("the idempotency key was used with other arguments or another method")
+            }
+            Self::VersionMismatch { current } => {
+                write!(f, "the entity is at version {current}, the command was to run at another")
             }
             Self::Reentrant => f.write_str("the entity waits for this very call"),
             Self::Panicked { quarantined: false } => f.write_str("the handler panicked"),

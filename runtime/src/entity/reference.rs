@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NameError, Token};
+use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NameError, Seq, Token};
 use mainstay_protocol::message::{Failure, Mode, Pressure, Success, TraceContext};
 
 use super::message::{AppError, Command, Query, Wire};
@@ -85,6 +85,7 @@ impl<E: Entity> Ref<E> {
             mode,
             payload,
             idempotency: None,
+            if_version: None,
             deadline: deadline.unwrap_or(DEADLINE_DEFAULT),
             pressure: Pressure::Wait,
             retry: Retry::default(),
@@ -103,7 +104,7 @@ fn malformed(error: &impl ToString) -> Failure {
     Failure::Malformed { reason: error.to_string() }
 }
 
-/// What a command gave.
+/// What a command gave, or a query that was asked for more than its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done<T> {
     /// The method's value.
@@ -112,6 +113,13 @@ pub struct Done<T> {
     pub token: Token,
     /// The value is the stored one of an earlier call with the same idempotency key.
     pub replayed: bool,
+}
+
+impl<T> Done<T> {
+    /// The entity's version after it, for [`CommandCall::if_version`].
+    pub const fn version(&self) -> u64 {
+        self.token.seq.0
+    }
 }
 
 /// A call of a command: await it to send it.
@@ -133,6 +141,13 @@ impl<E: Entity, M: Command<E>> CommandCall<E, M> {
         }
         self
     }
+
+    /// Runs at this version of the entity alone, 0 for one that was never written: whatever changed
+    /// it since refuses the command with [`CallError::VersionMismatch`]. With a key, a command that
+    /// took effect is answered as it was all the same.
+    pub fn if_version(self, version: u64) -> Self {
+        self.with(|call| call.if_version = Some(Seq(version)))
+    }
 }
 
 impl<E: Entity, M: Command<E>> IntoFuture for CommandCall<E, M> {
@@ -150,6 +165,17 @@ pub struct QueryCall<E, M> {
     port: Arc<dyn CallPort>,
     call: Draft,
     method: PhantomData<fn(E, M)>,
+}
+
+impl<E: Entity, M: Query<E>> QueryCall<E, M> {
+    /// Sends it, and gives the value with the version of the entity that it shows, for
+    /// [`CommandCall::if_version`].
+    ///
+    /// # Errors
+    /// [`CallError`], as when it is awaited.
+    pub async fn with_version(self) -> Result<Done<M::Value>, CallError<M::Error>> {
+        CommandFuture { sent: Sent::send(&*self.port, self.call), method: PhantomData }.await
+    }
 }
 
 impl<E: Entity, M: Query<E>> IntoFuture for QueryCall<E, M> {

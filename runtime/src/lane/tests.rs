@@ -3,6 +3,7 @@
 mod fed;
 mod fenced;
 mod moves;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -171,7 +172,8 @@ impl Rig {
             }
         });
         let (storage, _) = opened.start(notify).unwrap();
-        let registry = Registry::new().entity::<Diary>().entity::<Cursed>().build().unwrap();
+        let registry = Registry::new().entity::<Diary>().entity::<Cursed>();
+        let registry = registry.entity::<versions::Brief>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);
         let (told, proposed) = (Arc::default(), Arc::default());
@@ -287,14 +289,17 @@ impl Rig {
         arguments: &Value,
         key: Option<&str>,
     ) -> LocalCall {
+        let idempotency = key.map(|key| IdempotencyKey::new(key).unwrap());
+        self.send(Request { idempotency, ..self.request(kind, method, arguments) })
+    }
+
+    fn request(&self, kind: &str, method: &str, arguments: &Value) -> Request {
         let host = self.kind(kind);
         let info = host.info();
         let at = info.methods.iter().position(|known| known.name == method).unwrap();
         let json = serde_json::to_vec(arguments).unwrap();
         let payload = host.arguments_from_json(at, &json).unwrap();
-        let deadline = clock::now() + Duration::from_secs(10);
-        let (reply, call) = self.calls.open(0, deadline, None);
-        let request = Request {
+        Request {
             correlation: 0,
             id: RequestId { caller: 1, number: fastrand::u64(..) },
             shard: SHARD,
@@ -305,13 +310,19 @@ impl Rig {
             mode: info.methods[at].mode,
             pressure: Pressure::Wait,
             remaining_us: 10_000_000,
-            idempotency: key.map(|key| IdempotencyKey::new(key).unwrap()),
+            idempotency: None,
             chain: Vec::new(),
             attempt: 0,
             trace: None,
             from_kind: None,
             payload,
-        };
+            if_version: None,
+        }
+    }
+
+    fn send(&self, request: Request) -> LocalCall {
+        let deadline = clock::now() + Duration::from_secs(10);
+        let (reply, call) = self.calls.open(0, deadline, None);
         let envelope =
             Envelope { request, deadline, bytes: 100, source: 0, source_share: 64, reply };
         drop(self.inbox.push(Input::Request(envelope)));

@@ -106,6 +106,7 @@ fn outcome(result: &Result<Answer, Failure>) -> usize {
             Failure::Unknown { .. }
             | Failure::Malformed { .. }
             | Failure::KeyConflict
+            | Failure::VersionMismatch { .. }
             | Failure::Reentrant
             | Failure::Version { .. },
         ) => 6,

@@ -73,6 +73,7 @@ pub(crate) fn call(key: &str) -> Call {
         mode: Mode::Command,
         payload: Bytes::from_static(b"12345"),
         idempotency: None,
+        if_version: None,
         deadline: Duration::from_secs(5),
         pressure: Pressure::Wait,
         retry: Retry::StaleMap,

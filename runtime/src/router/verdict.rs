@@ -55,6 +55,7 @@ pub(super) fn verdict(failure: &Failure, retry: Retry, safe: bool) -> Verdict {
         | Failure::Unknown { .. }
         | Failure::Malformed { .. }
         | Failure::KeyConflict
+        | Failure::VersionMismatch { .. }
         | Failure::Reentrant
         | Failure::Panicked { .. }
         | Failure::Version { .. } => Verdict::Final,

@@ -37,6 +37,12 @@ pub(crate) fn check(env: &mut Env, request: &Request) -> Result<Target, Failure>
         let name = hosted.info(method).name;
         return Err(Failure::Malformed { reason: format!("{name} is not a {:?}", request.mode) });
     }
+    if request.mode == Mode::Query && request.if_version.is_some() {
+        let name = hosted.info(method).name;
+        return Err(Failure::Malformed {
+            reason: format!("{name} is a query: it changes no version"),
+        });
+    }
     let affinity = host::affinity(|key| hosted.host.affinity(key), &request.key)?;
     let shard = ShardId::of(affinity, shards_total);
     if shard != request.shard {
@@ -78,6 +84,7 @@ impl Serving {
             pressure: request.pressure,
             payload_hash: xxh3_64(&request.payload),
             idempotency: request.idempotency,
+            if_version: request.if_version,
             deadline,
             mailbox: kind.host.info().options.mailbox,
             source: SourceId(source),

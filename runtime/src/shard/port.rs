@@ -143,6 +143,7 @@ mod tests {
             mode: Mode::Command,
             payload: Bytes::new(),
             idempotency: None,
+            if_version: None,
             deadline: Duration::from_secs(1),
             pressure: Pressure::Wait,
             retry: Retry::StaleMap,

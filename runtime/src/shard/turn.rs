@@ -17,7 +17,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
 use futures_util::future::AbortHandle;
 use mainstay_protocol::entry::Change;
 use mainstay_protocol::id::{Epoch, NodeId, RequestId, Seq, ShardId};
@@ -104,8 +103,8 @@ impl Serving {
         let kind = env.kinds.at(running.caller.kind);
         if let Some(row) = self.dirty.newest(&running.ask.entity) {
             kind.activated_journal.add(1);
-            let base = row.bytes.clone();
-            self.activated(env, slot, running, Some(base));
+            let stored = StoredState { seq: row.seq, bytes: row.bytes.clone() };
+            self.activated(env, slot, running, Some(stored));
             return;
         }
         let (shard, epoch, inbox) = (self.shard, self.epoch, env.inbox.clone());
@@ -136,7 +135,7 @@ impl Serving {
                 };
                 source.add(1);
                 kind.activation.record(clock::now().saturating_since(running.began));
-                self.activated(env, slot, running, found.map(|stored| stored.bytes));
+                self.activated(env, slot, running, found);
             }
             Err(error) => {
                 let reason = format!("the entity's state cannot be read: {error}");
@@ -146,7 +145,15 @@ impl Serving {
         }
     }
 
-    fn activated(&mut self, env: &mut Env, slot: Slot, running: Running, base: Option<Bytes>) {
+    fn activated(
+        &mut self,
+        env: &mut Env,
+        slot: Slot,
+        running: Running,
+        stored: Option<StoredState>,
+    ) {
+        let version = stored.as_ref().map_or(Seq(0), |stored| stored.seq);
+        let base = stored.map(|stored| stored.bytes);
         let kind = env.kinds.at(running.caller.kind);
         match Activation::new(&*kind.host, &running.ask.entity.key, base) {
             Ok(activation) => {
@@ -156,6 +163,7 @@ impl Serving {
                 let id = env.passivation.handle_activated((self.shard, slot), bytes, idle);
                 let resident = Resident { activation, id, kind: running.caller.kind };
                 self.put_resident(slot, resident);
+                self.primary.handle_activated(slot, version);
                 self.begin(env, slot, running);
             }
             Err(error) => {
@@ -179,8 +187,10 @@ impl Serving {
         } else {
             None
         };
-        if let Some(failure) = failure {
-            self.end_turn(env, slot, running, Done::Failed { failure });
+        let ended = failure.map(|failure| Done::Failed { failure });
+        let unmet = || (!self.primary.meets_condition(running.turn)).then_some(Done::Unmet);
+        if let Some(ended) = ended.or_else(unmet) {
+            self.end_turn(env, slot, running, ended);
             return;
         }
         let id = self.resident(slot).id;

@@ -6,7 +6,8 @@
 //! promise   key u32 shard;   body: see tables/records.rs
 //! entity    key u32 shard | u64 generation | u32 kind | key;              body = u64 seq | state
 //! dedup     key u32 shard | u64 generation | u32 kind | u16 bytes | key | idempotency key
-//!                                                 body = u64 log time | record in MessagePack
+//! dedup 2                                         body = u64 log time | record in MessagePack
+//! dedup 1                                         the same, and the record has no version
 //! shard 2   key u32;  body = u8 dropped | u64 generation, applied, log time, epoch, since, wrote
 //! shard 1   the same without `wrote`, the epoch of the entry at `applied`
 //! ```
@@ -32,8 +33,10 @@ pub const JOURNAL_FILE: &str = "journal.redb";
 /// The file of checkpointed state.
 pub const STATE_FILE: &str = "state.redb";
 
-/// The layout of rows of entities and dedup that this build writes.
+/// The layout of rows of entities that this build writes.
 const ROW_FORMAT: u8 = 1;
+/// The layout of rows of dedup that this build writes; it reads all up to this one.
+const DEDUP_FORMAT: u8 = 2;
 /// The layout of what is known of a shard that this build writes; it reads all up to this one.
 const SHARD_FORMAT: u8 = 2;
 /// Bytes before a value's body.
@@ -256,7 +259,7 @@ pub(super) fn write_dedup(key: &[u8], at: LogTime, record: &DedupRecord, value: 
         value.extend_from_slice(&at.0.to_le_bytes());
         rmp_serde::encode::write(value, record).expect("writing to memory does not fail");
     };
-    sealed(ROW_FORMAT, key, body, value);
+    sealed(DEDUP_FORMAT, key, body, value);
 }
 
 /// Reads a dedup record: its entity, its log time and itself.
@@ -264,7 +267,7 @@ pub(super) fn read_dedup(
     key: &[u8],
     value: &[u8],
 ) -> Result<(EntityId, LogTime, DedupRecord), StorageError> {
-    let (_, mut body) = unseal(STATE_FILE, ROW_FORMAT, key, value)?;
+    let (_, mut body) = unseal(STATE_FILE, DEDUP_FORMAT, key, value)?;
     let at = LogTime(body.u64_le()?);
     let record: DedupRecord = rmp_serde::from_slice(body.rest)
         .map_err(|error| body.corrupt(&format!("a dedup record does not decode: {error}")))?;
@@ -340,6 +343,24 @@ pub(super) mod tests {
         assert_eq!(value[10..], numbers);
     }
 
+    #[test]
+    fn a_dedup_record_of_format_1_is_read_and_one_of_format_2_is_pinned() {
+        let (entity, key) = (entity(3, "k"), IdempotencyKey::new("i").unwrap());
+        let row = dedup_key(ShardId(1), Generation(2), &entity, &key);
+        let (reply, version) = (StoredReply::Quarantined, Seq(6));
+        let record = DedupRecord { key, method: MethodId(4), payload_hash: 5, reply, version };
+        let body = [&[7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0xa1, b'i', 4, 5, 0xab], &b"Quarantined"[..]];
+        let mut value = Vec::new();
+        write_dedup(&row, LogTime(7), &record, &mut value);
+        assert_eq!((value[0], &value[9..]), (2, &[&body.concat()[..], &[6]].concat()[..]));
+
+        let mut old = [&[0; ENVELOPE_BYTES][..], &body.concat()].concat();
+        old[ENVELOPE_BYTES + 8] = 0x94;
+        seal(1, &row, &mut old);
+        let first = DedupRecord { version: Seq(0), ..record };
+        assert_eq!(read_dedup(&row, &old).unwrap(), (entity, LogTime(7), first));
+    }
+
     /// A shard's row as nodes wrote it that kept one copy of each: generation, applied, log time,
     /// epoch, since.
     pub(in crate::storage) fn old_shard(shard: ShardId, numbers: [u64; 5]) -> Vec<u8> {
@@ -404,6 +425,7 @@ pub(super) mod tests {
                 method: MethodId(3),
                 payload_hash: 8,
                 reply: StoredReply::App(Bytes::from_static(b"no")),
+                version: Seq(at),
             };
             let key = dedup_key(ShardId(2), Generation(1), &entity, &record.key);
             let mut value = Vec::new();

@@ -178,6 +178,7 @@ fn keyed(seq: u64, key: &str, idempotency: &str) -> Entry {
         method: MethodId(1),
         payload_hash: seq,
         reply: StoredReply::Value(Bytes::from_static(b"ok")),
+        version: Seq(seq),
     };
     let op = Op::Turn { entity: entity(key), change: Change::None, dedup: Some(record) };
     Entry { seq: Seq(seq), log_time: LogTime(seq), op }

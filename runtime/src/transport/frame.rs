@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes};
 use mainstay_protocol::id::{
-    Epoch, IdempotencyKey, Key, KindId, MethodId, NameError, RequestId, ShardId,
+    Epoch, IdempotencyKey, Key, KindId, MethodId, NameError, RequestId, Seq, ShardId,
 };
 use mainstay_protocol::limits;
 use mainstay_protocol::message::{Mode, Pressure, Request, Tag, TraceContext};
@@ -151,6 +151,8 @@ struct WireRequest<'a> {
     from_kind: Option<KindId>,
     #[serde(borrow)]
     payload: &'a [u8],
+    #[serde(default)]
+    if_version: Option<Seq>,
 }
 
 /// Decodes a request and checks the limits of what is inside it.
@@ -185,6 +187,7 @@ pub fn decode_request(body: &[u8]) -> Result<Request, FrameError> {
         trace: wire.trace,
         from_kind: wire.from_kind,
         payload: Bytes::copy_from_slice(wire.payload),
+        if_version: wire.if_version,
     })
 }
 
@@ -417,6 +420,7 @@ mod tests {
                 trace: flags[2].then_some(trace),
                 from_kind: flags[1].then_some(KindId(kind)),
                 payload: payload.into(),
+                if_version: flags[0].then_some(Seq(caller)),
             }
         })
     }

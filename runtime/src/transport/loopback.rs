@@ -225,6 +225,7 @@ fn request(payload: Bytes) -> Request {
         trace: None,
         from_kind: None,
         payload,
+        if_version: None,
     }
 }
 

@@ -87,6 +87,14 @@ async fn what_is_asked_for_is_what_is_sent() {
     assert_eq!(call.retry, Retry::StaleMap);
     assert_eq!(call.payload, Bytes::from_static(b"\x81\xa5cents\x01"));
 
+    assert_eq!(call.if_version, None);
+    let at = account.balance().with_version().await.unwrap();
+    assert_eq!((at.value, at.version()), (1, TOKEN.seq.0));
+    assert_eq!(account.deposit(1).if_version(at.version()).await.unwrap().version(), 9);
+    assert_eq!(port.last_call().if_version, Some(TOKEN.seq));
+    let mismatch = Failure::VersionMismatch { token: TOKEN };
+    assert_eq!(CallError::<BankError>::from(mismatch), CallError::VersionMismatch { current: 9 });
+
     account.balance().try_send().retry().trace(trace).await.unwrap();
     let call = port.last_call();
     assert_eq!((call.mode, call.pressure), (Mode::Query, Pressure::Refuse));
@@ -185,6 +193,7 @@ fn each_failure_says_what_is_true() {
             ("MS-2105", Executed, false, None),
         ),
         (Failure::KeyConflict, ("MS-2106", NotExecuted, false, None)),
+        (Failure::VersionMismatch { token: TOKEN }, ("MS-2111", NotExecuted, false, None)),
         (Failure::Reentrant, ("MS-2107", NotExecuted, false, None)),
         (Failure::Panicked { quarantined: false }, ("MS-2108", NotExecuted, false, None)),
         (Failure::Panicked { quarantined: true }, ("MS-2109", NotExecuted, false, None)),

@@ -12,7 +12,7 @@ use mainstay_protocol::replication::feed::{self, Feed};
 use mainstay_protocol::replication::in_sync::Copies;
 use mainstay_protocol::replication::standby::Succession;
 use mainstay_protocol::shard::primary::Primary;
-use mainstay_protocol::shard::{Post, Recovered};
+use mainstay_protocol::shard::{Done, Post, Recovered};
 use mainstay_protocol::time::{Instant, LogTime, Moment};
 
 use super::number;
@@ -116,9 +116,14 @@ impl Leading {
     pub(super) fn run_turns(&mut self, at: Moment) {
         while let Some(turn) = self.primary.next_turn(at) {
             if turn.fresh {
-                self.scene.activate(turn.slot, turn.item.entity);
+                let version = self.scene.activate(turn.slot, turn.item.entity);
+                self.primary.handle_activated(turn.slot, version);
             }
-            let done = self.scene.run(turn.slot, &turn.item);
+            let done = if self.primary.meets_condition(turn.id) {
+                self.scene.run(turn.slot, &turn.item)
+            } else {
+                Done::Unmet
+            };
             let ended = self.primary.handle_turn_done(turn.id, done, turn.item, at);
             debug_assert!(ended.is_ok(), "a turn ends once");
         }

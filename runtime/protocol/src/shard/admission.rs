@@ -1,7 +1,7 @@
 //! The door: which requests come in, where they wait, and how they leave without a turn.
 
 use crate::dedup::{Flying, Found, Keyed};
-use crate::entry::StoredReply;
+use crate::entry::DedupRecord;
 use crate::id::Seq;
 use crate::mailbox::{Offer, Place, SourceId, Ticket};
 use crate::message::{Failure, Mode, Outcome};
@@ -17,14 +17,20 @@ use super::{Admitted, Ask, Refused, reply_of};
 enum Way {
     Queue,
     Join,
-    Replay(StoredReply),
+    Replay(DedupRecord),
 }
 
 impl Ask {
     /// What a command with an idempotency key is known by.
     fn keyed(&self) -> Option<Keyed<'_>> {
         let key = self.idempotency.as_ref().filter(|_| self.mode == Mode::Command)?;
-        Some(Keyed { key, method: self.method, payload_hash: self.payload_hash })
+        let (method, payload_hash, if_version) = (self.method, self.payload_hash, self.if_version);
+        Some(Keyed { key, method, payload_hash, if_version })
+    }
+
+    /// The version at which alone it may run.
+    pub(super) fn condition(&self) -> Option<Seq> {
+        self.if_version.filter(|_| self.mode == Mode::Command)
     }
 
     pub(super) fn input(&self) -> Input {
@@ -51,8 +57,8 @@ impl<T> Primary<T> {
         let slot = self.rows.find(&ask.entity);
         let admitted = match (self.decide(&ask, slot, now), slot) {
             (Err(failure), _) => Err(Refused { failure, item }),
-            (Ok(Way::Replay(reply)), slot) => {
-                self.replay(&reply, slot, item);
+            (Ok(Way::Replay(record)), slot) => {
+                self.replay(&record, slot, item);
                 Ok(Admitted::Replayed)
             }
             (Ok(Way::Join), Some(slot)) => self.join(slot, ask, item),
@@ -105,11 +111,13 @@ impl<T> Primary<T> {
         if self.requests() >= self.config.requests_max {
             return Err(self.overloaded("shard"));
         }
+        self.check_planted(ask, slot, Mutant::ConditionBeforeDedup)?;
         if let Some(keyed) = ask.keyed()
             && let Some(way) = self.decide_keyed(ask, slot, keyed)?
         {
             return Ok(way);
         }
+        self.check_planted(ask, slot, Mutant::ConditionAtAdmission)?;
         if !self.quarantine.is_empty() && self.quarantine.contains(&ask.input()) {
             return Err(Failure::Panicked { quarantined: true });
         }
@@ -129,6 +137,18 @@ impl<T> Primary<T> {
         Ok(Way::Queue)
     }
 
+    /// Compares versions at the door, where a fault is planted.
+    fn check_planted(&self, ask: &Ask, slot: Option<u32>, mutant: Mutant) -> Result<(), Failure> {
+        let slot = slot.filter(|_| self.planted.has(mutant));
+        let row = slot.map(|slot| self.rows.row(slot)).filter(|row| !row.fresh);
+        match (ask.condition(), row) {
+            (Some(version), Some(row)) if version != row.version => {
+                Err(Failure::VersionMismatch { token: self.token(row.version) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A key that is in flight, or took effect, needs no turn.
     fn decide_keyed(
         &self,
@@ -145,17 +165,19 @@ impl<T> Primary<T> {
         }
         match self.dedup.find(&ask.entity, keyed) {
             Found::Absent => Ok(None),
-            Found::Same(reply) => Ok(Some(Way::Replay(reply.clone()))),
+            Found::Same(record) => Ok(Some(Way::Replay(record.clone()))),
             Found::Conflict => Err(Failure::KeyConflict),
         }
     }
 
     /// The stored reply waits like every reply of its entity.
-    fn replay(&mut self, reply: &StoredReply, slot: Option<u32>, item: T) {
+    fn replay(&mut self, record: &DedupRecord, slot: Option<u32>, item: T) {
         let last = slot.map_or(Seq(0), |slot| self.rows.row(slot).last);
         let gate = self.gate(last);
+        let now = self.planted.has(Mutant::ReplayShowsNow);
+        let version = if now { gate } else { record.version };
         self.counters.replayed += 1;
-        self.hold(gate, item, reply_of(reply, self.token(gate), true));
+        self.hold(gate, item, reply_of(&record.reply, self.token(version)));
     }
 
     fn join(&mut self, slot: u32, ask: Ask, item: T) -> Result<Admitted, Refused<T>> {
@@ -171,8 +193,9 @@ impl<T> Primary<T> {
     fn enqueue(&mut self, slot: Option<u32>, ask: Ask, item: T) -> Result<Admitted, Refused<T>> {
         let slot = slot.unwrap_or_else(|| self.rows.insert(ask.entity.clone()));
         let more = u32::from(self.planted.has(Mutant::MailboxOffByOne));
-        let key = ask.keyed().map(|keyed| (keyed.key.clone(), keyed.method, keyed.payload_hash));
         let command = ask.mode == Mode::Command;
+        let key = ask.idempotency.clone().filter(|_| command);
+        let (method, payload_hash, if_version) = (ask.method, ask.payload_hash, ask.if_version);
         let offer = Offer {
             owner: slot,
             deadline: ask.deadline,
@@ -194,8 +217,8 @@ impl<T> Primary<T> {
             self.rows.make_ready(slot);
         }
         self.commands += u32::from(command);
-        if let Some((key, method, payload_hash)) = key {
-            let keyed = Keyed { key: &key, method, payload_hash };
+        if let Some(key) = &key {
+            let keyed = Keyed { key, method, payload_hash, if_version };
             if self.flights.find(slot, keyed) == Flying::Absent {
                 self.flights.begin(slot, keyed);
             }

@@ -416,7 +416,7 @@ impl<T> Primary<T> {
             running += u32::from(row.activity == Activity::Running);
             assert!(row.activity != Activity::Ready || inside > 0, "the ready have work");
             assert!(row.activity != Activity::Idle || inside == 0, "the idle have none");
-            assert!(row.last <= self.last(), "an entity's last entry exists");
+            assert!(row.last.max(row.version) <= self.last(), "an entity's last entry exists");
             let unused = row.fresh && row.activity == Activity::Idle;
             assert!(!unused || row.last > self.watermark(), "an unused row has left");
         }

@@ -23,6 +23,8 @@ pub(super) struct Row {
     pub(super) mailbox: Mailbox,
     /// The entity's highest entry in this epoch, or 0.
     pub(super) last: Seq,
+    /// The entity's version, known from its first activation in this slot on.
+    pub(super) version: Seq,
     pub(super) activity: Activity,
     /// The scene has no activation in this slot.
     pub(super) fresh: bool,
@@ -54,6 +56,7 @@ impl Rows {
             entity,
             mailbox: Mailbox::new(),
             last: Seq::default(),
+            version: Seq::default(),
             activity: Activity::Idle,
             fresh: true,
         };
@@ -122,8 +125,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_idle_row_takes_48_bytes_beyond_its_name() {
+    fn an_idle_row_takes_56_bytes_beyond_its_name() {
         // The row and its list links; the index adds 11 to 21.
-        assert_eq!(size_of::<Row>() + 8 - size_of::<EntityId>(), 48);
+        assert_eq!(size_of::<Row>() + 8 - size_of::<EntityId>(), 56);
     }
 }

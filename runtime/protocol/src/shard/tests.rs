@@ -5,6 +5,7 @@ mod copies;
 mod endings;
 mod gates;
 mod keys;
+mod versions;
 
 use bytes::Bytes;
 
@@ -45,6 +46,7 @@ fn command(key: &str) -> Ask {
         pressure: Pressure::Refuse,
         idempotency: None,
         payload_hash: 7,
+        if_version: None,
         deadline: Instant::from_millis(1000),
         mailbox: 4,
         source: SourceId(1),

@@ -1,4 +1,13 @@
 //! Turns: one at a time for each entity, round robin over entities, and what their end leads to.
+//!
+//! An entity's version is the seq of the newest entry that changed it. It comes with the state when
+//! the entity is activated, and moves with what turns append.
+//!
+//! **A command under a condition** runs at the version that it names alone. That is compared when
+//! its entity is in memory, right before the handler: what was queued before it may have changed
+//! the entity, and while its turn runs nothing can. A refusal shows the version, so it waits like
+//! a query's answer. It is no entry: versions only grow, so one that has passed does not come back.
+//! Keys come first: a command that took effect is answered as it was, wherever its entity stands.
 
 use crate::dedup::Kept;
 use crate::entry::{Change, DedupRecord, Op, StoredReply};
@@ -22,6 +31,7 @@ pub(super) struct Running {
     pub(super) method: MethodId,
     pub(super) payload_hash: u64,
     pub(super) key: Option<IdempotencyKey>,
+    pub(super) if_version: Option<Seq>,
 }
 
 /// What a turn's end is for its caller and for the log.
@@ -34,6 +44,7 @@ struct Verdict {
 enum Reply {
     Value(bytes::Bytes),
     App(bytes::Bytes),
+    Unmet,
     Failure(Failure),
 }
 
@@ -89,9 +100,38 @@ impl<T> Primary<T> {
             method: ask.method,
             payload_hash: ask.payload_hash,
             key: ask.idempotency.clone().filter(|_| ask.mode == Mode::Command),
+            if_version: ask.condition(),
         };
         let id = TurnId { at: self.turns.insert(running), number: self.turn_number };
         Some(Turn { id, slot: Slot(slot), fresh, log_time, ask, item })
+    }
+
+    /// The entity of a fresh turn is in memory, and this is its version: the place of the entry
+    /// that made its state, 0 when none did.
+    ///
+    /// # Panics
+    /// When no turn has begun in this slot, or the entity was of another version before.
+    pub fn handle_activated(&mut self, slot: Slot, version: Seq) {
+        let last = self.last();
+        let row = self.rows.row_mut(slot.0);
+        assert!(!row.fresh, "a state is activated for a turn");
+        let stays = row.version == Seq(0) || row.version == version;
+        debug_assert!(stays && version <= last, "{:?}, then {version:?} of {last:?}", row.version);
+        row.version = version;
+        self.assert_invariants();
+    }
+
+    /// Whether the entity of a turn is at the version that its command names, if it names one.
+    /// Asked right before the handler runs; otherwise the turn ends as [`Done::Unmet`].
+    pub fn meets_condition(&self, id: TurnId) -> bool {
+        let turn = self.turns.get(id.at).filter(|turn| turn.number == id.number);
+        turn.is_none_or(|turn| self.meets(turn))
+    }
+
+    fn meets(&self, turn: &Running) -> bool {
+        let version = self.rows.row(turn.slot).version;
+        turn.if_version.is_none_or(|wanted| wanted == version)
+            || self.planted.has(Mutant::ConditionAtAdmission)
     }
 
     /// A turn has ended; its caller waits for the watermark from here on.
@@ -101,7 +141,8 @@ impl<T> Primary<T> {
     ///
     /// # Panics
     /// When a query is said to have ended as a command, or the other way round: a query that
-    /// changed state must not pass. When an entry would be larger than the limits allow.
+    /// changed state must not pass. When a handler ran whose command's condition does not hold.
+    /// When an entry would be larger than the limits allow.
     pub fn handle_turn_done(
         &mut self,
         id: TurnId,
@@ -123,12 +164,9 @@ impl<T> Primary<T> {
         let planted = self.planted_gate(&turn, entry, gate);
         // What is logged is proven by being committed; what only shows state is not.
         let shows = entry.is_none() && !matches!(reply, Reply::Failure(_));
-        if shows && !self.in_sync.has_lease(at.now) {
-            let result = self.result(gate, reply);
-            self.hold_unconfirmed((planted, at.now), item, result);
-        } else {
-            self.answer(&turn, planted, reply, item);
-        }
+        let since = (shows && !self.in_sync.has_lease(at.now)).then_some(at.now);
+        let result = self.result(&turn, reply);
+        self.answer(&turn, (planted, since), result, item);
 
         let row = self.rows.row_mut(turn.slot);
         row.fresh |= not_activated;
@@ -144,25 +182,46 @@ impl<T> Primary<T> {
         Ok(Committing { entry, gate })
     }
 
-    fn result(&self, gate: Seq, reply: Reply) -> Result<Success, Failure> {
-        let token = self.token(gate);
+    fn result(&self, turn: &Running, reply: Reply) -> Result<Success, Failure> {
+        let row = self.rows.row(turn.slot);
+        let planted = self.planted.has(Mutant::VersionOfLastEntry);
+        let token = self.token(if planted { self.gate(row.last) } else { row.version });
         match reply {
             Reply::Value(value) => Ok(Success { value, token, replayed: false }),
             Reply::App(error) => Err(Failure::App { error, token, replayed: false }),
+            Reply::Unmet => Err(Failure::VersionMismatch { token }),
             Reply::Failure(failure) => Err(failure),
         }
     }
 
-    /// Holds the caller, and those that joined it, until the gate opens.
-    fn answer(&mut self, turn: &Running, gate: Seq, reply: Reply, item: T) {
-        let result = self.result(gate, reply);
+    /// Holds the caller, and those that joined it, until the gate opens; where `since` says when
+    /// the reply was given without a lease, until that is confirmed, too.
+    fn answer(
+        &mut self,
+        turn: &Running,
+        (gate, since): (Seq, Option<Instant>),
+        result: Result<Success, Failure>,
+        item: T,
+    ) {
         let joined = turn.key.as_ref().map(|key| self.flights.end(turn.slot, key));
         let joined = joined.unwrap_or_default();
         let again = (!joined.is_empty()).then(|| repeated(&result));
-        self.hold(gate, item, result);
+        self.hold_since((gate, since), item, result);
         for (Parcel { ask, item }, again) in joined.into_iter().zip(again.into_iter().cycle()) {
             self.mailboxes.shares_mut().give_back(turn.slot, ask.source);
-            self.hold(gate, item, again);
+            self.hold_since((gate, since), item, again);
+        }
+    }
+
+    fn hold_since(
+        &mut self,
+        (gate, since): (Seq, Option<Instant>),
+        item: T,
+        result: Result<Success, Failure>,
+    ) {
+        match since {
+            Some(since) => self.hold_unconfirmed((gate, since), item, result),
+            None => self.hold(gate, item, result),
         }
     }
 
@@ -170,6 +229,7 @@ impl<T> Primary<T> {
     fn judge(&mut self, turn: &Running, done: Done) -> Verdict {
         let keyed = turn.key.is_some();
         if matches!(done, Done::Command { .. } | Done::Query { .. } | Done::Refused { .. }) {
+            assert!(self.meets(turn), "a handler runs at the version that its command names");
             self.handle_ran_through(turn);
         }
         match done {
@@ -195,6 +255,7 @@ impl<T> Primary<T> {
                     .then_some((Change::None, Some(StoredReply::Quarantined)));
                 Verdict { entry, reply: Reply::Failure(Failure::Panicked { quarantined }) }
             }
+            Done::Unmet => Verdict { entry: None, reply: Reply::Unmet },
             Done::Failed { failure } | Done::NotActivated { failure } => {
                 Verdict { entry: None, reply: Reply::Failure(failure) }
             }
@@ -209,16 +270,22 @@ impl<T> Primary<T> {
     }
 
     fn append_turn(&mut self, turn: &Running, change: Change, reply: Option<StoredReply>) -> Seq {
-        let entity = self.entity_of(turn);
+        let (entity, next) = (self.entity_of(turn), self.last().next());
+        let row = self.rows.row_mut(turn.slot);
+        row.last = next;
+        if change != Change::None {
+            row.version = next;
+        }
+        let version = row.version;
         let record = reply.and_then(|reply| {
             let key = turn.key.clone()?;
             let (method, payload_hash) = (turn.method, turn.payload_hash);
-            Some(DedupRecord { key, method, payload_hash, reply })
+            Some(DedupRecord { key, method, payload_hash, reply, version })
         });
         let volatile = self.planted.has(Mutant::DedupVolatile).then(|| record.clone()).flatten();
         let dedup = record.filter(|_| volatile.is_none());
         let (seq, op) = self.append(Op::Turn { entity, change, dedup });
-        self.rows.row_mut(turn.slot).last = seq;
+        assert!(seq == next, "an entry follows the last one");
         let log_time = self.log.log_time();
         self.dedup.expire(log_time);
         if let Op::Turn { entity, dedup, .. } = op

@@ -155,6 +155,7 @@ fn remembered(key: &str, seq: u64) -> Remembered {
         method: MethodId(1),
         payload_hash: seq,
         reply: StoredReply::Value(Bytes::from(vec![1; 30_000])),
+        version: Seq(seq),
     };
     (entity("a"), LogTime(seq), record)
 }

@@ -32,11 +32,12 @@ fn patch(seq: u64, key: &str, from: &str, to: &str) -> Entry {
 }
 
 fn keyed(mut entry: Entry, name: &str) -> Entry {
+    let version = entry.seq;
     let Op::Turn { dedup, .. } = &mut entry.op else { panic!("a turn") };
     let (method, payload_hash) = (MethodId(1), 7);
     let reply = StoredReply::Value(Bytes::new());
     let key = IdempotencyKey::new(name).unwrap();
-    *dedup = Some(DedupRecord { key, method, payload_hash, reply });
+    *dedup = Some(DedupRecord { key, method, payload_hash, reply, version });
     entry
 }
 

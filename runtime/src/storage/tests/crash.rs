@@ -65,6 +65,7 @@ impl Model {
                     method: MethodId(1),
                     payload_hash: seq,
                     reply: StoredReply::Quarantined,
+                    version: Seq(seq),
                 });
                 entries.push(entry);
                 shard.entries.push((key, state));
@@ -104,6 +105,7 @@ impl Model {
                 method: MethodId(1),
                 payload_hash: seq,
                 reply: StoredReply::Quarantined,
+                version: Seq(seq),
             };
             let (shard, entity) = (ShardId(id), entity(key));
             batch.dedup.push(DedupRow { shard, entity, log_time: LogTime(seq), record });

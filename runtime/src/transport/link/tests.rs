@@ -69,6 +69,7 @@ fn request(number: u64, depth: usize, bytes: usize, refuse: bool) -> Request {
         trace: None,
         from_kind: None,
         payload: Bytes::from(vec![0; bytes]),
+        if_version: None,
     }
 }
 

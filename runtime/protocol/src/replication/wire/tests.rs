@@ -58,7 +58,7 @@ fn the_encoding_is_pinned() {
         "01000000",                         // segments
         "02000000000000000500000000000000", // epoch, last
         "09000000",                         // length
-        "01930509a44e6f6f70",               // the segment's own bytes
+        "02930509a44e6f6f70",               // the segment's own bytes
     );
     assert_eq!(hex(&encoded(&[append(3, 4, &[(2, 1)])])), golden);
     let answer = |what| Answer { shard: ShardId(3), epoch: Epoch(2), disk: DISK, what };

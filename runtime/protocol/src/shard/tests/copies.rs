@@ -133,6 +133,23 @@ fn a_query_that_waits_for_a_dead_standby_is_answered_when_a_set_without_it_is_ag
     assert_eq!(rig.released(), "q");
 }
 
+/// It says what the version is, and a newer primary may have moved it on.
+#[test]
+fn a_refusal_for_a_version_waits_for_a_lease_or_a_round_with_all_that_joined_it() {
+    let mut rig = pair();
+    sleep(&mut rig, 100);
+    let ask = Ask { if_version: Some(Seq(9)), ..keyed("a", "k") };
+    rig.ask(ask.clone(), '1').unwrap();
+    assert_eq!(rig.ask(ask, '2'), Ok(Admitted::Joined));
+    let turn = rig.turn().unwrap();
+    assert!(!rig.primary.meets_condition(turn.id));
+    rig.done(turn, Done::Unmet);
+    assert_eq!(rig.released(), "");
+    let alone = Copies { version: 9, ..Copies::single(node("n1"), disk("n1")) };
+    rig.primary.handle_copies(alone, rig.at.now);
+    assert_eq!(rig.released(), "12");
+}
+
 /// Waits for the timer, and for nothing else, until a set is proposed.
 fn proposed_by_timer(rig: &mut Rig) -> Vec<NodeId> {
     for _ in 0..10 {
