@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 32] = [
+pub const PLANTED: [Planted; 33] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
