@@ -267,6 +267,73 @@ pub const CATALOGUE: &[Metric] = &[
         "By",
         "Bytes of appends and answers received from a peer.",
     ),
+    gauge(
+        "mainstay_replication_lag_entries",
+        &["peer"],
+        "1",
+        "Entries that a standby's node is not known to hold, of the shard that lacks most.",
+    ),
+    gauge("mainstay_replication_lag_bytes", &["peer"], "By", "Bytes of them, as far as kept here."),
+    gauge(
+        "mainstay_replication_lag_seconds",
+        &["peer"],
+        "s",
+        "How long the oldest entry of this epoch has been waiting that a standby's node lacks.",
+    ),
+    gauge(
+        "mainstay_shards_by_copies",
+        &["copies"],
+        "1",
+        "Shards of the cluster by the size of their in-sync set, as this node's map says.",
+    ),
+    gauge(
+        "mainstay_shards_under_replicated",
+        &[],
+        "1",
+        "Shards of the cluster with fewer copies in sync than the cluster was made for.",
+    ),
+    counter(
+        "mainstay_promotions_total",
+        &["cause"],
+        "1",
+        "Standbys that became primary here, by cause: start, restart, failover, handoff.",
+    ),
+    histogram(
+        "mainstay_promotion_duration_seconds",
+        &["cause"],
+        CALL_BUCKETS,
+        "Time from the map that names this node a shard's primary until it answers.",
+    ),
+    histogram(
+        "mainstay_failover_phase_duration_seconds",
+        &["phase"],
+        CALL_BUCKETS,
+        "Parts of a failover, by shard: decide (from the connection lost to the map), promote, serve.",
+    ),
+    counter(
+        "mainstay_replication_copies_total",
+        &["direction", "outcome"],
+        "1",
+        "Copies of states for standbys, sent or received: ok, failed; received ones also refused.",
+    ),
+    counter(
+        "mainstay_replication_copy_bytes_total",
+        &["direction"],
+        "By",
+        "Bytes of messages of copies of states for standbys.",
+    ),
+    counter(
+        "mainstay_state_changes_total",
+        &["kind", "encoding"],
+        "1",
+        "Turns that changed a state, by how their entries carry it: delta, full.",
+    ),
+    counter(
+        "mainstay_state_change_bytes_total",
+        &["kind", "form"],
+        "By",
+        "Bytes of changes: whole states after them (state), and what entries carry (entry).",
+    ),
     // -- the node --
     gauge("mainstay_build_info", &["version"], "1", "1, with the release as a label."),
     gauge(

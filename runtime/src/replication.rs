@@ -21,9 +21,11 @@
 //! A cluster without standbys has none of this: its lanes keep their shards themselves.
 
 mod arriving;
+mod ascents;
 pub mod copying;
 mod following;
 mod keeper;
+mod lags;
 mod leading;
 mod part;
 mod saving;

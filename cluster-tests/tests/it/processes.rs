@@ -10,6 +10,7 @@ mod identity;
 mod idle;
 mod journey;
 mod leaving;
+mod replication;
 mod telemetry;
 mod turns;
 

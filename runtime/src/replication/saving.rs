@@ -35,6 +35,7 @@ impl Keeper {
         }
         (self.dirty_now, self.due_now) = (dirty, due);
         self.followed_gauge.set(float(followed));
+        self.tell_lags(now);
         for shard in failed {
             let Some(Part::Opening(opening)) = self.parts.remove(&shard) else { continue };
             self.open(shard, opening.found, None);

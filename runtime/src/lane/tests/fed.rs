@@ -23,7 +23,7 @@ impl Rig {
     async fn promote(&mut self, epoch: u64) {
         let (shard, epoch, serve_from) = (SHARD, Epoch(epoch), Instant::ZERO);
         let (records, map) = (Records::default(), Arc::new(self.map.clone()));
-        let promoted = Promoted { shard, epoch, serve_from, records, map };
+        let promoted = Promoted { shard, epoch, serve_from, records, map, ascent: None };
         self.core.handle(Input::Promoted(Box::new(promoted)));
         self.settle().await;
     }
