@@ -14,6 +14,7 @@
 //! that goes with it, unless the audit fails or `--keep` was given.
 
 pub mod audit;
+pub mod copies;
 pub mod door;
 pub mod ledger;
 pub mod load;
@@ -37,6 +38,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bank::{Account, Transfer};
 use crate::devices::Telemetry;
 use audit::{Findings, Inspector, audit};
+use copies::Copies;
 use door::Door;
 use ledger::Book;
 use load::Load;
@@ -233,7 +235,21 @@ impl Demo<'_> {
             &text,
             json!({ "calls": calls, "longest": longest }),
         );
+        self.tell_copies(cluster).await;
         audit(inspector, &book).await
+    }
+
+    /// What the copies cost, and the failover, by what the nodes counted.
+    async fn tell_copies(&self, cluster: &Cluster) {
+        let mut pages = Vec::new();
+        for node in &cluster.nodes {
+            pages.extend(nodes::page(cluster.client(), node.addresses().admin).await);
+        }
+        let Some(copies) = Copies::of(&pages, STANDBYS) else { return };
+        self.output.fact("copies", "copies", &copies.bytes_line(), copies.json());
+        if let Some(failover) = copies.failover_line() {
+            self.output.more(&failover);
+        }
     }
 
     fn verdict(
