@@ -334,6 +334,24 @@ pub const CATALOGUE: &[Metric] = &[
         "By",
         "Bytes of changes: whole states after them (state), and what entries carry (entry).",
     ),
+    counter(
+        "mainstay_drift_checks_total",
+        &["result"],
+        "1",
+        "Slices compared with every other copy in sync: match, moving, mismatch; error when not.",
+    ),
+    counter(
+        "mainstay_drift_rows_total",
+        &["outcome"],
+        "1",
+        "Rows that differed: replaced by the primary's, left, extra, outvoted (the primary's is).",
+    ),
+    gauge(
+        "mainstay_drift_oldest_check_age_seconds",
+        &[],
+        "s",
+        "Age of the last whole comparison of the shard served here for which it is longest ago.",
+    ),
     // -- the node --
     gauge("mainstay_build_info", &["version"], "1", "1, with the release as a label."),
     gauge(

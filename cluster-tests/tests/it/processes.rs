@@ -4,6 +4,7 @@ mod bad_input;
 mod chaos;
 mod crashes;
 mod disk;
+mod drift;
 mod failover;
 mod forming;
 mod identity;

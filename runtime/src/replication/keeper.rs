@@ -217,6 +217,9 @@ impl Keeper {
                 following.standby.handle_copy_broke(ticket);
                 following.carry_out(&mut env.writes, Vec::new())
             }),
+            Input::Replace(replacing, answer) => {
+                answer.send(self.handle_replacing(replacing)).unwrap_or_default();
+            }
             Input::Stop(stopped) => {
                 self.stopped = true;
                 stopped.send(()).unwrap_or_default();
