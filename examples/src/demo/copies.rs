@@ -13,8 +13,8 @@ const PHASES: [(&str, &str); 3] = [
     ("serve", "promise over and answering"),
 ];
 
-/// The sums of what nodes counted since they started. One that left or was killed took its counts
-/// along; what is shown are ratios, which stay.
+/// The sums of what nodes counted since they started. One that was killed took its counts along; what
+/// is shown are ratios, which stay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Copies {
     /// Bytes of a state after a change.
