@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   round    fresh entities; clients call, faults strike; then all nodes are up and in sync,
-//!            every entity is read through every door, and the round's history is checked
+//!            every entity is read through every door, the round's history is checked, and all
+//!            copies are compared
 //!   run      rounds of five faults each, so that histories, and memory, stay small
 //! ```
 //! The seed fixes which faults come, when, and what clients do; not what the machine makes of it.
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::processes::{Cluster, Plan};
+use crate::processes::{Cluster, Plan, eventually};
 
 mod clients;
 mod faults;
@@ -36,6 +37,8 @@ const CLIENTS: u32 = 8;
 const FAULTS_PER_ROUND: usize = 5;
 /// How long a round without faults takes.
 const QUIET_ROUND: Duration = Duration::from_secs(10);
+/// The last comparison of a shard is so long ago at most when it counts: periods are a second.
+const COMPARED_WITHIN: Duration = Duration::from_secs(3);
 /// How long a cluster whose nodes all run may take until all copies are in sync, and a call until
 /// it has an answer.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(60);
@@ -63,7 +66,9 @@ pub struct Settings {
 /// Whatever went wrong: a history that no order explains, a write that is gone, a node that ended
 /// by itself, a cluster that did not recover. The text names the folder that was kept.
 pub async fn run(settings: &Settings) -> Result<Summary> {
-    let mut plan = Plan::new(&settings.program, NODES).set("cluster.standbys", NODES - 1);
+    let mut plan = Plan::new(&settings.program, NODES)
+        .set("cluster.standbys", NODES - 1)
+        .set("storage.audit_every", "1s");
     plan.folder = "mainstay-chaos-";
     plan.network = settings.network;
     let mut cluster = Cluster::start(&plan).await?;
@@ -95,7 +100,10 @@ async fn rounds(settings: &Settings, cluster: &mut Cluster, summary: &mut Summar
         stage.stop();
         let ended = clients.join_all().await;
         let checked = match struck.and(ended.into_iter().collect::<Result<()>>()) {
-            Ok(()) => finish(&stage, summary, kinds).await,
+            Ok(()) => match finish(&stage, summary, kinds).await {
+                Ok(()) => compared(cluster).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         if let Err(error) = checked {
@@ -106,6 +114,31 @@ async fn rounds(settings: &Settings, cluster: &mut Cluster, summary: &mut Summar
             return Err(error.context(format!("round {}", number + 1)));
         }
         (settings.say)(&format!("round {} of {}: {summary}", number + 1, rounds.len()));
+    }
+    Ok(())
+}
+
+/// Waits until every shard was compared with its copies after all faults, and looks whether one ever
+/// differed: no fault of a round changes what a disk has.
+async fn compared(cluster: &Cluster) -> Result<()> {
+    // What is younger than this then was compared since, and not only seen for the first time.
+    tokio::time::sleep(COMPARED_WITHIN).await;
+    for (number, node) in cluster.nodes.iter().enumerate() {
+        let what = format!("the shards of {} are compared with their copies", node.name());
+        eventually(&what, RECOVERS_WITHIN, || async {
+            let page = cluster.admin(number, "/metrics").await;
+            let age = page.ok().and_then(|(_, page)| {
+                let name = "mainstay_drift_oldest_check_age_seconds ";
+                page.lines().find_map(|line| line.strip_prefix(name)?.parse::<f64>().ok())
+            });
+            age.is_some_and(|age| age < COMPARED_WITHIN.as_secs_f64())
+        })
+        .await?;
+    }
+    for node in &cluster.nodes {
+        if node.log().contains("a copy differs") {
+            bail!("{} found a copy that differs from its own", node.name());
+        }
     }
     Ok(())
 }

@@ -7,6 +7,9 @@ use mainstay::prelude::*;
 /// Items that a list keeps, so that a long test stays within the bounds of a state.
 pub const LIST_ITEMS_MAX: usize = 50_000;
 
+/// Numbers on each half of a page: with their heads, 64 KiB and a little more for both.
+const PAGE_HALF: usize = 3_641;
+
 /// All entities of the test node.
 pub fn registry() -> Registry {
     Registry::new()
@@ -16,6 +19,7 @@ pub fn registry() -> Registry {
         .entity::<Blocker>()
         .entity::<Bomb>()
         .entity::<Relay>()
+        .entity::<Page>()
 }
 
 /// One value.
@@ -157,5 +161,43 @@ impl Relay {
             Err(CallError::Reentrant) => Ok(true),
             Err(other) => Err(other.to_string()),
         }
+    }
+}
+
+/// A state of 64 KiB, of which a command changes one field.
+#[state(version = 1)]
+pub struct Page {
+    above: Vec<u64>,
+    mark: u64,
+    below: Vec<u64>,
+}
+
+#[entity(name = "page")]
+impl Page {
+    /// Fills it with numbers that do not repeat.
+    #[command]
+    fn fill(&mut self) -> u64 {
+        let mut number = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            number ^= number << 13;
+            number ^= number >> 7;
+            number ^= number << 17;
+            number | 1 << 63
+        };
+        self.above = (0..PAGE_HALF).map(|_| next()).collect();
+        self.below = (0..PAGE_HALF).map(|_| next()).collect();
+        self.above.len() as u64 + self.below.len() as u64
+    }
+
+    /// Changes the one field between them.
+    #[command]
+    fn mark(&mut self, mark: u64) -> u64 {
+        std::mem::replace(&mut self.mark, mark)
+    }
+
+    /// The field.
+    #[query]
+    fn marked(&self) -> u64 {
+        self.mark
     }
 }

@@ -14,6 +14,7 @@
 //! that goes with it, unless the audit fails or `--keep` was given.
 
 pub mod audit;
+pub mod copies;
 pub mod door;
 pub mod ledger;
 pub mod load;
@@ -37,11 +38,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::bank::{Account, Transfer};
 use crate::devices::Telemetry;
 use audit::{Findings, Inspector, audit};
+use copies::Copies;
 use door::Door;
 use ledger::Book;
 use load::Load;
 use meter::Meter;
-use nodes::Watch;
+use nodes::{Series, Watch};
 use options::Options;
 use output::{Output, grouped};
 use story::{Story, table};
@@ -125,12 +127,13 @@ impl Demo<'_> {
             load = self.load(&cluster, &inspector, seed) => load?,
             () = &mut interrupted => return Ok(ExitCode::from(INTERRUPTED)),
         };
+        let mut left = Vec::new();
         let told = tokio::select! {
-            told = self.story(&mut cluster, &load, seed) => Some(told),
+            told = self.story(&mut cluster, &load, seed, &mut left) => Some(told),
             () = &mut interrupted => None,
         };
         let findings = tokio::select! {
-            findings = self.audit(&mut cluster, load, &inspector) => findings?,
+            findings = self.audit(&mut cluster, load, &inspector, left) => findings?,
             () = ended_again(told.is_none(), &mut interrupted) => {
                 return Ok(ExitCode::from(INTERRUPTED));
             }
@@ -196,18 +199,27 @@ impl Demo<'_> {
         Ok(Load::start(&http, &rust, seed, &Arc::new(Meter::default())))
     }
 
-    async fn story(&self, cluster: &mut Cluster, load: &Load, seed: u64) -> Result<()> {
+    /// What happens under load. What a node had counted that left is in `left` then.
+    async fn story(
+        &self,
+        cluster: &mut Cluster,
+        load: &Load,
+        seed: u64,
+        left: &mut Vec<Series>,
+    ) -> Result<()> {
         let names: Vec<String> = cluster.nodes.iter().map(|node| node.name().to_owned()).collect();
         self.output.head(&names);
         let victim = usize::try_from(seed % NODES as u64).unwrap_or_default();
         let leaver = (victim + 1 + usize::try_from(seed / 3 % 2).unwrap_or_default()) % NODES;
         let (watch, began) = (Watch::new(cluster), Instant::now());
         let (options, output) = (&self.options, self.output);
-        let mut story = Story { options, cluster, output, victim, leaver, began };
-        tokio::select! {
+        let mut story = Story { options, cluster, output, victim, leaver, began, left: Vec::new() };
+        let told = tokio::select! {
             told = story.tell() => told,
             () = table(output, load.meter(), watch, began, options.line_every()) => Ok(()),
-        }
+        };
+        left.append(&mut story.left);
+        told
     }
 
     /// Brings nodes that are down back, except one that left, lets calls settle, and compares.
@@ -216,6 +228,7 @@ impl Demo<'_> {
         cluster: &mut Cluster,
         load: Load,
         inspector: &Inspector,
+        left: Vec<Series>,
     ) -> Result<Findings> {
         load.stop();
         for node in 0..NODES {
@@ -233,7 +246,21 @@ impl Demo<'_> {
             &text,
             json!({ "calls": calls, "longest": longest }),
         );
+        self.tell_copies(cluster, left).await;
         audit(inspector, &book).await
+    }
+
+    /// What the copies cost, and the failover, by what the nodes counted.
+    async fn tell_copies(&self, cluster: &Cluster, left: Vec<Series>) {
+        let mut pages = left;
+        for node in &cluster.nodes {
+            pages.extend(nodes::page(cluster.client(), node.addresses().admin).await);
+        }
+        let Some(copies) = Copies::of(&pages, STANDBYS) else { return };
+        self.output.fact("copies", "copies", &copies.bytes_line(), copies.json());
+        if let Some(failover) = copies.failover_line() {
+            self.output.more(&failover);
+        }
     }
 
     fn verdict(

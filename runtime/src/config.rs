@@ -112,6 +112,8 @@ pub struct Storage {
     pub journal_bytes: u64,
     /// How often dirty entities go into a snapshot.
     pub checkpoint_every: Duration,
+    /// How often all states are compared with those of their other copies, with standbys.
+    pub audit_every: Duration,
 }
 
 /// How deaths are noticed.
@@ -166,6 +168,7 @@ impl Default for Config {
                 reserve_bytes: 256 << 20,
                 journal_bytes: 64 << 20,
                 checkpoint_every: Duration::from_millis(500),
+                audit_every: Duration::from_secs(60 * 60),
             },
             detection: Detection {
                 heartbeat: Duration::from_millis(100),

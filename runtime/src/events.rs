@@ -88,6 +88,7 @@ impl EventLog {
                 | Event::MemberUndrained { .. }
                 | Event::MemberLeft { .. }
                 | Event::TargetsChanged { .. }
+                | Event::CopyDiffered { .. }
                 | Event::HandoffAborted { .. } => {
                     tracing::info!(event = ?record.event, map_version, "cluster event");
                 }

@@ -21,9 +21,12 @@
 //! A cluster without standbys has none of this: its lanes keep their shards themselves.
 
 mod arriving;
+mod ascents;
+pub mod auditing;
 pub mod copying;
 mod following;
 mod keeper;
+mod lags;
 mod leading;
 mod part;
 mod saving;
@@ -43,6 +46,7 @@ use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::replication::standby;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::events::EventLog;
 use crate::lane::LaneInbox;
 use crate::lane::inbox::Inbox;
 use crate::shard::commit::Saving;
@@ -52,6 +56,8 @@ use crate::transport;
 use crate::transport::handshake::Identity;
 use crate::transport::replication::{AcceptedReplication, Appended, Replicator, serve};
 pub use arriving::Arriving;
+use auditing::Audit;
+use auditing::answers::{Audited, Replacing};
 use copying::CopyIn;
 use copying::arrivals::Offer;
 use keeper::Keeper;
@@ -87,6 +93,8 @@ pub enum Input {
     CopyEnds(ShardId, standby::Ticket, Box<Start>, oneshot::Sender<bool>),
     /// A copy broke off.
     CopyBroke(ShardId, standby::Ticket),
+    /// Rows of a primary take the place of those here: how many do.
+    Replace(Replacing, oneshot::Sender<u32>),
     /// End.
     Stop(oneshot::Sender<()>),
 }
@@ -120,6 +128,12 @@ pub struct Setup {
     pub dirty_bytes: u64,
     /// How often applied states go into snapshots.
     pub save_every: Duration,
+    /// How often all states of a shard are compared with those of its other copies.
+    pub audit_every: Duration,
+    /// Where what they differ in is told.
+    pub events: EventLog,
+    /// For what other nodes do not wait for.
+    pub background: tokio::runtime::Handle,
     /// To be called when a connection to a node closed that was open.
     pub lost: Arc<dyn Fn(&NodeId) + Send + Sync>,
     /// To be called when this node must end before it does harm.
@@ -134,11 +148,31 @@ impl std::fmt::Debug for Setup {
     }
 }
 
+impl Setup {
+    fn audit(&self) -> Audit {
+        Audit {
+            me: self.me.clone(),
+            state: self.state.clone(),
+            map: self.map.clone(),
+            identity: Arc::clone(&self.identity),
+            transport: self.transport.clone(),
+            events: self.events.clone(),
+            every: self.audit_every,
+        }
+    }
+
+    fn audited(&self) -> Audited {
+        let (state, map) = (self.state.clone(), self.map.clone());
+        Audited { state, map, standbys: self.inbox.clone() }
+    }
+}
+
 /// The running room. Dropping it ends it at once.
 #[derive(Debug)]
 pub struct Replication {
     inbox: ReplicationInbox,
     arriving: CopyIn<Arriving>,
+    audited: Audited,
     appended: mpsc::Sender<Appended>,
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -160,9 +194,11 @@ impl Replication {
             tell,
         );
         let maps = setup.map.clone();
+        drop(setup.background.spawn(setup.audit().run()));
+        let audited = setup.audited();
         let keeper = Keeper::new(setup, replicator, runtime.handle().clone());
         drop(runtime.spawn(keep(keeper.run(appends, events, maps))));
-        Ok(Self { inbox, arriving, appended, runtime: Some(runtime) })
+        Ok(Self { inbox, arriving, audited, appended, runtime: Some(runtime) })
     }
 
     /// What takes accepted connections.
@@ -179,6 +215,11 @@ impl Replication {
     /// Where copies of states arrive.
     pub fn arriving(&self) -> CopyIn<Arriving> {
         self.arriving.clone()
+    }
+
+    /// What answers the audits of primaries.
+    pub fn audited(&self) -> Audited {
+        self.audited.clone()
     }
 
     /// What tells this room how lanes' shards go on.

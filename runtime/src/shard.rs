@@ -12,6 +12,7 @@
 
 pub mod activation;
 pub mod admission;
+pub mod ascent;
 pub mod caller;
 pub mod commit;
 pub mod copies;
@@ -240,13 +241,13 @@ impl ShardHost {
 
     /// A shard whose standby here was promoted: it serves at once.
     pub fn promoted(env: &Env, promoted: Promoted, copies: Copies, min_insync: u8) -> Self {
-        let Promoted { shard, epoch, serve_from, records, .. } = promoted;
+        let Promoted { shard, epoch, serve_from, records, ascent, .. } = promoted;
         let (me, timing) = (env.me.node.clone(), Timing::default());
         let post = Post { shard, epoch, me, copies, min_insync, timing, serve_from };
         let Records { log_time, dedup, dirty, .. } = records;
         env.dirty_changed(0, dirty.bytes());
         let recovered = rules::Recovered { last: dirty.last().seq, log_time, dedup };
-        let feeding = Some(copies::Feeding::default());
+        let feeding = Some(copies::Feeding::new(ascent));
         let serving = Serving::new(env, post, recovered, dirty, feeding);
         Self { shard, fed: true, stage: Stage::Serving(Box::new(serving)) }
     }

@@ -56,7 +56,7 @@ pub use recovery::{DirtyRow, Recovered, RecoveredShard};
 use reserve::Reserve;
 pub use state::{
     CheckpointBatch, CopyRows, DedupKey, DedupPage, DedupRow, Done, ImportBatch, OpenedShard, Scan,
-    ScanCursor, ScanPage, ScanRow, ShardMark, State, StatePage, StateRow, StoredState,
+    ScanCursor, ScanPage, ScanRow, ShardMark, SliceRange, State, StatePage, StateRow, StoredState,
 };
 use stop::Stop;
 pub use tables::{Generation, JOURNAL_FILE, STATE_FILE};

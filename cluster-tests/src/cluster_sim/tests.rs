@@ -1,5 +1,10 @@
 //! Fixed seeds, stories, and the planted faults with who finds them.
 
+use std::collections::BTreeMap;
+
+use mainstay_protocol::id::{EntityId, Key, KindId, NodeId, Seq};
+use mainstay_protocol::replication::audit::{Comparison, Cure, Row, Said, Slice};
+
 use super::*;
 
 #[test]
@@ -88,4 +93,35 @@ fn every_invariant_finds_a_planted_fault() {
     let names = invariants::Invariants::default().names();
     let idle: Vec<_> = names.into_iter().filter(|name| !finds(name)).collect();
     assert!(idle.is_empty(), "no planted fault is found by {idle:?}");
+}
+
+/// A slice of one row.
+fn slice(applied: u64, seq: u64, hash: u64) -> Slice {
+    let entity = EntityId { kind: KindId(1), key: Key::new("a").unwrap() };
+    Slice { upto: None, applied: Seq(applied), rows: vec![Row { entity, seq: Seq(seq), hash }] }
+}
+
+/// What becomes of the row of the first of these copies, with a fault or without one.
+fn cure(planted: Option<Mutant>, primary: &Slice, copies: Vec<Slice>) -> Option<Cure> {
+    let name = |at| NodeId::new(&format!("n{at}")).unwrap();
+    let said = copies.into_iter().enumerate().map(|(at, copy)| (name(at), Said::Rows(copy)));
+    let mut comparison = Comparison::default();
+    if let Some(mutant) = planted {
+        comparison.plant(mutant);
+    }
+    let findings = comparison.compare(primary, &said.collect::<BTreeMap<_, _>>());
+    findings.wrong.first().map(|wrong| wrong.cure)
+}
+
+/// An audit reads tables, which no simulated node has: its rule is shown slices.
+#[test]
+fn the_planted_faults_of_an_audit_change_what_it_says() {
+    let (primary, behind) = (slice(9, 9, 5), vec![slice(8, 3, 1)]);
+    assert_eq!(cure(None, &primary, behind.clone()), None);
+    let early = cure(Some(Mutant::AuditIgnoresPlace), &primary, behind);
+    assert_eq!(early, Some(Cure::Replace), "an entry on its way is no fault");
+    let agree = vec![slice(9, 9, 1), slice(9, 9, 1)];
+    assert_eq!(cure(None, &primary, agree.clone()), Some(Cure::Outvoted));
+    let believed = cure(Some(Mutant::AuditBelievesPrimary), &primary, agree);
+    assert_eq!(believed, Some(Cure::Replace), "two copies against one");
 }

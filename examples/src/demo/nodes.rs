@@ -42,7 +42,8 @@ impl Watch {
         let (mut local, mut all) = (0.0, 0.0);
         for (seen, page) in self.seen.iter_mut().zip(&pages) {
             let Some(page) = page else { continue };
-            let now = (calls(page, Some("local")), calls(page, None));
+            let calls = |labels: &[&str]| page.sum("mainstay_calls_total", labels);
+            let now = (calls(&["locality=\"local\""]), calls(&[]));
             // A restarted node counts from zero again.
             let before = if now.1 < seen.1 { (0.0, 0.0) } else { *seen };
             local += now.0 - before.0;
@@ -65,8 +66,9 @@ pub async fn unavailable(client: &reqwest::Client, at: SocketAddr) -> Option<u64
     status["cluster"]["shards_unavailable"].as_u64()
 }
 
-async fn page(client: &reqwest::Client, at: SocketAddr) -> Option<BTreeMap<String, f64>> {
-    Some(series(&text(client, at, "/metrics").await?))
+/// The metrics page of the node at this admin address; `None` when it does not answer.
+pub async fn page(client: &reqwest::Client, at: SocketAddr) -> Option<Series> {
+    Some(Series::of(&text(client, at, "/metrics").await?))
 }
 
 async fn text(client: &reqwest::Client, at: SocketAddr, path: &str) -> Option<String> {
@@ -75,23 +77,29 @@ async fn text(client: &reqwest::Client, at: SocketAddr, path: &str) -> Option<St
 }
 
 /// The series of a metrics page, by name and labels as they stand there.
-fn series(text: &str) -> BTreeMap<String, f64> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .filter_map(|line| {
+#[derive(Debug, Clone, Default)]
+pub struct Series(BTreeMap<String, f64>);
+
+impl Series {
+    /// Reads a page.
+    pub fn of(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let series = lines.filter_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
-        })
-        .collect()
-}
+        });
+        Self(series.collect())
+    }
 
-fn calls(page: &BTreeMap<String, f64>, locality: Option<&str>) -> f64 {
-    let wanted = locality.map(|locality| format!("locality=\"{locality}\""));
-    page.iter()
-        .filter(|(name, _)| name.starts_with("mainstay_calls_total{"))
-        .filter(|(name, _)| wanted.as_ref().is_none_or(|wanted| name.contains(wanted)))
-        .map(|(_, value)| value)
-        .sum()
+    /// The sum of a metric's series that have all of these labels.
+    pub fn sum(&self, metric: &str, labels: &[&str]) -> f64 {
+        let of_it = |series: &str| {
+            let rest = series.strip_prefix(metric);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('{'))
+                && labels.iter().all(|label| series.contains(label))
+        };
+        self.0.iter().filter(|(series, _)| of_it(series)).map(|(_, value)| value).sum()
+    }
 }
 
 #[cfg(test)]
@@ -100,12 +108,13 @@ mod tests {
 
     #[test]
     fn calls_are_counted_by_locality() {
-        let page = series(
+        let page = Series::of(
             "# TYPE mainstay_calls_total counter\n\
              mainstay_calls_total{kind=\"a\",locality=\"local\",outcome=\"ok\"} 30\n\
              mainstay_calls_total{kind=\"a\",locality=\"remote\",outcome=\"ok\"} 10\n",
         );
-        assert!((calls(&page, Some("local")) - 30.0).abs() < 1e-9);
-        assert!((calls(&page, None) - 40.0).abs() < 1e-9);
+        let local = page.sum("mainstay_calls_total", &["locality=\"local\""]);
+        assert!((local - 30.0).abs() < 1e-9);
+        assert!((page.sum("mainstay_calls_total", &[]) - 40.0).abs() < 1e-9);
     }
 }

@@ -174,7 +174,8 @@ impl Row {
     }
 }
 
-fn millis(ms: f64) -> String {
+/// A span in milliseconds, with as many digits as say something.
+pub fn millis(ms: f64) -> String {
     if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }
 

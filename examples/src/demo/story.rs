@@ -18,7 +18,7 @@ use mainstay_cluster_tests::processes::Cluster;
 use serde_json::json;
 
 use super::meter::Meter;
-use super::nodes::{Watch, shards, unavailable};
+use super::nodes::{Series, Watch, page, shards, unavailable};
 use super::options::Options;
 use super::output::{Mood, Output, Row};
 
@@ -43,6 +43,8 @@ pub struct Story<'s> {
     pub leaver: usize,
     /// When the load began.
     pub began: Instant,
+    /// What the node that is drained had counted before.
+    pub left: Vec<Series>,
 }
 
 impl Story<'_> {
@@ -118,6 +120,7 @@ impl Story<'_> {
             &format!("> drain {name}: {held} shards move to the others, then it leaves"),
             json!({ "node": name, "shards": held }),
         );
+        self.left.extend(page(&client, admin).await);
         let path = format!("http://{admin}/admin/v1/nodes/{name}/drain");
         let answer = client.post(path).send().await?;
         if !answer.status().is_success() {

@@ -30,6 +30,9 @@ fn check(output: &Output) {
     for name in ["kill", "restart", "drain", "drained", "result"] {
         find(name);
     }
+    let copies = find("copies");
+    assert!(copies["sent_bytes_per_change_and_copy"].as_f64().unwrap() > 20.0, "{copies}");
+    assert!(copies["failover"]["serve"]["shards"].as_f64().unwrap() >= 1.0, "{copies}");
     let audit = find("audit");
     assert_eq!(audit["present"], audit["acknowledged"]);
     assert_eq!(audit["duplicates"], 0);

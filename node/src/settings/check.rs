@@ -107,6 +107,7 @@ impl Checking<'_> {
             ("limits.deadline_max", settings.runtime.limits.deadline_max),
             ("lanes.slow_turn", settings.runtime.lanes.slow_turn),
             ("storage.checkpoint_every", settings.runtime.storage.checkpoint_every),
+            ("storage.audit_every", settings.runtime.storage.audit_every),
             ("http.header_timeout", settings.http.header_timeout),
             ("http.body_timeout", settings.http.body_timeout),
             ("http.stall_timeout", settings.http.stall_timeout),

@@ -160,6 +160,8 @@ fields! {
         "The journal is cut when it is longer than this.";
     "storage.checkpoint_every": runtime.storage.checkpoint_every =>
         "How often changed entities go into a snapshot.";
+    "storage.audit_every": runtime.storage.audit_every =>
+        "How often all states are compared with their other copies, where there are standbys.";
 
     "detection.heartbeat": runtime.detection.heartbeat =>
         "How often members say that they live.";

@@ -97,6 +97,10 @@ pub enum Mutant {
     LeaseFromReceipt,
     /// A round counts appends that were sent before the query.
     RoundCountsOlder,
+    /// An audit takes a row that an entry on its way changes for a wrong one.
+    AuditIgnoresPlace,
+    /// An audit believes the primary, whatever the other copies agree on.
+    AuditBelievesPrimary,
 }
 
 /// What is planted, if anything.

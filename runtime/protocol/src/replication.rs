@@ -17,6 +17,7 @@
 //! lease from when it *sent* that append, and a shorter time. So the lease is over everywhere
 //! before any other copy, which waits for the promise that it gave, answers anybody.
 
+pub mod audit;
 pub mod delta;
 pub mod history;
 pub mod in_sync;

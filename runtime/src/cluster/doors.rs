@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mainstay_protocol::message::Caller;
+use mainstay_protocol::replication::audit::Question;
 use mainstay_protocol::snapshot::Reason;
 
 use super::Lane;
@@ -12,6 +13,7 @@ use super::threads::SystemThread;
 use crate::chain::chain;
 use crate::handoff::Mover;
 use crate::lane::Adopt;
+use crate::replication::auditing::answers::Audited;
 use crate::replication::copying::{CopyIn, pages};
 use crate::replication::{Arriving, Replication};
 use crate::transport::listener::{House, Listener, Recipients};
@@ -49,8 +51,10 @@ impl Doors<'_> {
         });
         let (on_control, on_ingress) = (self.system.handle.clone(), self.ingress.handle().clone());
         let (moving, arriving) = (self.moving.clone(), self.replication.arriving());
+        let audited = self.replication.audited();
         let copies: snapshots::SnapshotHandler = Arc::new(move |from, message| {
-            Box::pin(receive(moving.clone(), arriving.clone(), (from, message)))
+            let takers = (moving.clone(), arriving.clone(), audited.clone());
+            Box::pin(receive(takers, (from, message)))
         });
         Recipients {
             requests: Arc::new(move |accepted| {
@@ -71,12 +75,15 @@ impl Doors<'_> {
     }
 }
 
-/// A message of a copy of a shard, which moves here or is copied to a standby.
+/// A message of a copy of a shard, which moves here or is copied to a standby; or a question of an
+/// audit.
 async fn receive(
-    moving: Mover,
-    arriving: CopyIn<Arriving>,
+    (moving, arriving, audited): (Mover, CopyIn<Arriving>, Audited),
     (from, message): (Caller, Bytes),
 ) -> Result<Bytes, String> {
+    if let Some(question) = Question::decode(&message) {
+        return audited.answer(from, question).await;
+    }
     let (from, message) = pages::read(from, &message).map_err(|error| chain(&error))?;
     match message.head.reason {
         Reason::Move { .. } => moving.take(from, message).await,

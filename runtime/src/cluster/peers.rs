@@ -194,10 +194,16 @@ pub(super) async fn lane_views<'l>(lanes: impl Iterator<Item = &'l LaneInbox>) -
 /// Groups of shards in metrics: shard id modulo this, whatever the number of shards.
 const SHARD_GROUPS: usize = 32;
 
+/// Copies of a shard that are told apart in metrics: as many as `cluster.standbys` allows, and the
+/// primary.
+const COPIES_MAX: usize = 5;
+
 /// What the map says, as metrics.
 pub(super) struct MapGauges {
     version: Gauge,
     unavailable: Gauge,
+    under_replicated: Gauge,
+    by_copies: Vec<Gauge>,
     members: [(MemberState, Gauge); 3],
     epochs: Vec<Gauge>,
 }
@@ -210,6 +216,10 @@ impl MapGauges {
         Self {
             version: gauge!("mainstay_cluster_map_version"),
             unavailable: gauge!("mainstay_shards_unavailable"),
+            under_replicated: gauge!("mainstay_shards_under_replicated"),
+            by_copies: (0..=COPIES_MAX)
+                .map(|copies| gauge!("mainstay_shards_by_copies", "copies" => copies.to_string()))
+                .collect(),
             epochs: (0..SHARD_GROUPS)
                 .map(|group| gauge!("mainstay_shard_epoch", "shard_group" => group.to_string()))
                 .collect(),
@@ -224,6 +234,7 @@ impl MapGauges {
     pub(super) fn tell(&self, map: &ClusterState) {
         self.version.set(small(usize::try_from(map.version).unwrap_or(usize::MAX)));
         self.unavailable.set(small(unavailable(map)));
+        self.tell_copies(map);
         let mut epochs = [0; SHARD_GROUPS];
         for (shard, config) in map.shards.iter().enumerate() {
             let epoch = &mut epochs[shard % SHARD_GROUPS];
@@ -235,6 +246,34 @@ impl MapGauges {
         for (state, gauge) in &self.members {
             gauge.set(small(map.members.values().filter(|member| member.state == *state).count()));
         }
+    }
+
+    fn tell_copies(&self, map: &ClusterState) {
+        let sizes = InSyncSizes::of(map);
+        self.under_replicated.set(small(sizes.under_replicated));
+        for (gauge, shards) in self.by_copies.iter().zip(sizes.by_copies) {
+            gauge.set(small(shards));
+        }
+    }
+}
+
+/// The copies in sync of each shard, summed up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct InSyncSizes {
+    by_copies: [usize; COPIES_MAX + 1],
+    under_replicated: usize,
+}
+
+impl InSyncSizes {
+    fn of(map: &ClusterState) -> Self {
+        let wanted = usize::from(map.standbys) + 1;
+        let mut sizes = Self::default();
+        for shard in &map.shards {
+            let copies = shard.in_sync.len();
+            sizes.by_copies[copies.min(COPIES_MAX)] += 1;
+            sizes.under_replicated += usize::from(copies < wanted);
+        }
+        sizes
     }
 }
 
@@ -254,4 +293,27 @@ pub(super) fn unavailable(map: &ClusterState) -> usize {
 
 fn small(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_protocol::control::ShardConfig;
+    use mainstay_protocol::id::{DiskId, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn shards_are_counted_by_their_copies_in_sync() {
+        let shard = |copies: u8| {
+            let member =
+                |at| (NodeId::new(&format!("n{at}")).unwrap(), DiskId::from_bytes([at; 16]));
+            ShardConfig { in_sync: (0..copies).map(member).collect(), ..ShardConfig::fresh() }
+        };
+        let shards = [3, 3, 2, 0].map(shard).into();
+        let mut map = ClusterState { standbys: 2, shards, ..ClusterState::default() };
+        let expected = InSyncSizes { by_copies: [1, 0, 1, 2, 0, 0], under_replicated: 2 };
+        assert_eq!(InSyncSizes::of(&map), expected);
+        map.standbys = 1;
+        assert_eq!(InSyncSizes::of(&map).under_replicated, 1, "more than wanted is no fault");
+    }
 }

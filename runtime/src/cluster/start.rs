@@ -127,7 +127,7 @@ pub(super) fn start(config: Config, registry: Registry) -> Result<Cluster, Start
     let moving = node.mover(&storage, &control, ingress.runtime(), &lanes);
     let router = node.router(&control, &lanes, ingress.runtime());
     let replication =
-        node.replication((standbys, &lanes), (&storage, &recovered), &control, &phase)?;
+        node.replication((standbys, &lanes), (&storage, &recovered), (&control, &ingress), &phase)?;
     say(&recovered);
     let make = LaneMaker {
         node: &node,
@@ -325,7 +325,7 @@ impl Node {
         &self,
         (inbox, lanes): (ReplicationInbox, &[LaneInbox]),
         (storage, recovered): (&Arc<Storage>, &Recovered),
-        control: &Control,
+        (control, ingress): (&Control, &Ingress),
         phase: &watch::Sender<Phase>,
     ) -> Result<Replication, StartError> {
         let limits = &self.config.limits;
@@ -345,6 +345,9 @@ impl Node {
             dedup: dedup::Config { bytes_max: u64::MAX, retention: limits.dedup_retention },
             dirty_bytes: limits.dirty_bytes,
             save_every: self.config.storage.checkpoint_every,
+            audit_every: self.config.storage.audit_every,
+            events: self.events.clone(),
+            background: ingress.runtime().handle().clone(),
             lost: Arc::new(move |node| membership.handle_lost(node)),
             fatal: Arc::new(move |reason| fail(&phase, StartError::Copies(reason))),
         };

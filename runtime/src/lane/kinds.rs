@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_protocol::entry::Change;
 use mainstay_protocol::id::{KindId, MethodId};
 use metrics::{Gauge, counter, gauge, histogram};
 
@@ -25,6 +26,9 @@ pub enum TurnOutcome {
     /// The primary stepped down, or the arguments did not decode.
     Cancelled,
 }
+
+/// Bytes of the two hashes that go with a patch.
+const DELTA_HASHES_BYTES: usize = 16;
 
 const OUTCOMES: [(TurnOutcome, &str); 5] = [
     (TurnOutcome::Ok, "ok"),
@@ -64,6 +68,7 @@ pub struct Kind {
     pub passivated_memory: Tally,
     /// Messages whose deadline passed in the queue.
     pub expired: Tally,
+    changes: ChangeTallies,
     /// Entities in memory.
     pub entities: u64,
     /// Messages that wait for their turn.
@@ -73,6 +78,14 @@ pub struct Kind {
     entities_gauge: SharedGauge,
     queued_gauge: SharedGauge,
     oldest_gauge: Gauge,
+}
+
+/// Turns that changed a state: how entries carry it, and in how many bytes.
+struct ChangeTallies {
+    full: Tally,
+    delta: Tally,
+    state_bytes: Tally,
+    entry_bytes: Tally,
 }
 
 struct MethodCounters {
@@ -123,6 +136,12 @@ impl Kind {
             passivated_idle: tally("mainstay_passivations_total", "reason", "idle"),
             passivated_memory: tally("mainstay_passivations_total", "reason", "memory"),
             expired: tally("mainstay_dead_letters_total", "reason", "deadline"),
+            changes: ChangeTallies {
+                full: tally("mainstay_state_changes_total", "encoding", "full"),
+                delta: tally("mainstay_state_changes_total", "encoding", "delta"),
+                state_bytes: tally("mainstay_state_change_bytes_total", "form", "state"),
+                entry_bytes: tally("mainstay_state_change_bytes_total", "form", "entry"),
+            },
             entities: 0,
             queued: 0,
             oldest: Duration::ZERO,
@@ -154,6 +173,20 @@ impl Kind {
         }
     }
 
+    /// Counts what a turn changed of a state that has so many bytes now.
+    pub fn changed(&mut self, change: &Change, state_bytes: usize) {
+        let (count, entry_bytes) = match change {
+            Change::None => return,
+            Change::Put(bytes) => (&mut self.changes.full, bytes.len()),
+            Change::Delta { patch, .. } => {
+                (&mut self.changes.delta, patch.len() + DELTA_HASHES_BYTES)
+            }
+        };
+        count.add(1);
+        self.changes.state_bytes.add(state_bytes as u64);
+        self.changes.entry_bytes.add(entry_bytes as u64);
+    }
+
     /// Hands what was counted to the metrics.
     pub fn flush(&mut self) {
         for method in &mut self.counters {
@@ -173,6 +206,10 @@ impl Kind {
             &mut self.passivated_idle,
             &mut self.passivated_memory,
             &mut self.expired,
+            &mut self.changes.full,
+            &mut self.changes.delta,
+            &mut self.changes.state_bytes,
+            &mut self.changes.entry_bytes,
         ] {
             tally.flush();
         }

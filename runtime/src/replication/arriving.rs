@@ -5,6 +5,7 @@ use mainstay_protocol::replication::standby::Ticket;
 use tokio::sync::oneshot;
 
 use super::copying::arrivals::{Arrived, Offer, Standbys};
+use super::copying::pages::count_copy;
 use super::shadow::Start;
 use super::{Input, ReplicationInbox};
 use crate::shard::dirty::Dirty;
@@ -20,7 +21,11 @@ impl Standbys for Arriving {
         let (answer, asked) = oneshot::channel();
         let shard = offer.shard;
         drop(self.0.push(Input::CopyBegins(offer, answer)));
-        Some((shard, asked.await.ok().flatten()?))
+        let ticket = asked.await.ok().flatten();
+        if ticket.is_none() {
+            count_copy("received", "refused");
+        }
+        Some((shard, ticket?))
     }
 
     async fn end(&self, (shard, ticket): Self::Copy, arrived: Arrived) -> bool {
@@ -29,10 +34,13 @@ impl Standbys for Arriving {
         let start = Box::new(Start { applied, log_time, dedup, dirty });
         let (answer, asked) = oneshot::channel();
         drop(self.0.push(Input::CopyEnds(shard, ticket, start, answer)));
-        asked.await.unwrap_or(false)
+        let goes_on = asked.await.unwrap_or(false);
+        count_copy("received", if goes_on { "ok" } else { "failed" });
+        goes_on
     }
 
     fn broke_off(&self, (shard, ticket): Self::Copy) {
+        count_copy("received", "failed");
         drop(self.0.push(Input::CopyBroke(shard, ticket)));
     }
 }

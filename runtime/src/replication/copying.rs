@@ -83,6 +83,12 @@ pub struct CopyOut {
 /// answer was lost.
 pub async fn send(parts: &CopyParts, copy: CopyOut) -> Result<(), CopyError> {
     let _turn = parts.turn().await;
+    let sent = send_now(parts, copy).await;
+    pages::count_copy("sent", if sent.is_ok() { "ok" } else { "failed" });
+    sent
+}
+
+async fn send_now(parts: &CopyParts, copy: CopyOut) -> Result<(), CopyError> {
     let CopyOut { shard, epoch, base, log_time, to, addr } = copy;
     let CopyParts { state, identity, config, .. } = parts;
     let reason = Reason::Standby { base };

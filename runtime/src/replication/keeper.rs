@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use super::arriving::Arriving;
+use super::ascents::Ascents;
 use super::copying::{CopyIn, CopyParts};
+use super::lags::Lags;
 use super::part::{Found, Next, Part};
 use super::writes::Writes;
 use super::{Input, ReplicationInbox, Setup};
@@ -80,6 +82,8 @@ pub(super) struct Keeper {
     pub(super) dirty_now: u64,
     pub(super) due_now: usize,
     pub(super) followed_gauge: Gauge,
+    pub(super) ascents: Ascents,
+    pub(super) lags: Lags,
     stopped: bool,
 }
 
@@ -123,6 +127,8 @@ impl Keeper {
             dirty_now: 0,
             due_now: 0,
             followed_gauge: gauge!("mainstay_shards", "role" => "standby"),
+            ascents: Ascents::default(),
+            lags: Lags::default(),
             stopped: false,
         }
     }
@@ -211,6 +217,9 @@ impl Keeper {
                 following.standby.handle_copy_broke(ticket);
                 following.carry_out(&mut env.writes, Vec::new())
             }),
+            Input::Replace(replacing, answer) => {
+                answer.send(self.handle_replacing(replacing)).unwrap_or_default();
+            }
             Input::Stop(stopped) => {
                 self.stopped = true;
                 stopped.send(()).unwrap_or_default();
@@ -221,8 +230,9 @@ impl Keeper {
     // -- the map --
 
     fn handle_map(&mut self, map: Arc<ClusterState>) {
-        self.env.map = map;
+        let before = std::mem::replace(&mut self.env.map, map);
         let map = Arc::clone(&self.env.map);
+        self.ascents.handle_map((&before, &map), &self.env.me, clock::now());
         let member = map.members.get(&self.env.me.node);
         // A map that does not know this start may be older than what is stored here.
         let registered = member.is_some_and(|member| {

@@ -74,7 +74,8 @@ impl Keeper {
         self.parts.insert(shard, Part::Leading(Box::new(leading)));
         let (map, records) = (Arc::clone(&self.env.map), heritage.records);
         let serve_from = succession.serve_from;
-        let promoted = Promoted { shard, epoch, serve_from, records, map };
+        let ascent = self.ascents.take(shard, epoch, clock::now());
+        let promoted = Promoted { shard, epoch, serve_from, records, map, ascent };
         let lane = usize::from(self.env.lane(shard));
         drop(self.env.lanes[lane].push(LaneInput::Promoted(Box::new(promoted))));
         self.connect();
@@ -170,6 +171,7 @@ impl Keeper {
         let now = clock::now();
         match event {
             Event::Connected { node, .. } => {
+                self.ascents.handle_connected(&node);
                 let led = |(shard, part): (&ShardId, &Part)| {
                     matches!(part, Part::Leading(_)).then_some(*shard)
                 };
@@ -186,6 +188,7 @@ impl Keeper {
             }
             Event::Lost { node, why } => {
                 tracing::debug!(peer = %node, reason = chain(&why), "a standby's node is not fed");
+                self.ascents.handle_lost(&node, now);
                 (self.env.lost)(&node);
             }
             Event::Unreachable { .. } => {}

@@ -276,10 +276,14 @@ impl Following {
         wanted: Wanted,
         read: Result<Option<StoredState>, StorageError>,
     ) -> Result<(), Broken> {
-        if let Ok(stored) = read {
-            return Ok(self.shadow.handle_read(wanted, stored)?);
+        match read {
+            Ok(stored) => self.shadow.handle_read(wanted, stored)?,
+            // What does not match its checksum is older than any row.
+            Err(StorageError::Corrupt { .. }) if self.shadow.is_replacing(&wanted.0) => {
+                self.shadow.handle_read(wanted, None)?;
+            }
+            Err(_) => self.shadow.handle_read_failed(&wanted),
         }
-        self.shadow.handle_read_failed(&wanted);
         Ok(())
     }
 }

@@ -41,6 +41,7 @@ impl Keeper {
         for shard in waiting {
             self.with_following(shard, |following, _| following.apply());
         }
+        self.tell_lags(now);
         for shard in failed {
             let Some(Part::Opening(opening)) = self.parts.remove(&shard) else { continue };
             self.open(shard, opening.found, None);

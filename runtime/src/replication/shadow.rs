@@ -10,6 +10,8 @@
 //! known to be committed, for it may be replaced; a standby that becomes primary takes it over as it
 //! is: journalled, and not settled.
 
+mod replacing;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -108,6 +110,8 @@ pub(super) struct Shadow {
     bases: BTreeMap<EntityId, Base>,
     asked: u64,
     wanted: Vec<Wanted>,
+    /// Rows that take the place of wrong ones, once it is known what the tables have.
+    replacing: BTreeMap<EntityId, Row>,
     dirty: Dirty,
     dedup: Table,
     log_time: LogTime,
@@ -130,6 +134,7 @@ impl Shadow {
             bases: BTreeMap::new(),
             asked: 0,
             wanted: Vec::new(),
+            replacing: BTreeMap::new(),
             dirty,
             dedup: Table::new(config, u64::from(shard.0), kept.collect(), log_time),
             log_time,
@@ -195,7 +200,7 @@ impl Shadow {
         for written in self.held.drain(..count) {
             // Asked for ahead, so that reads of many entities do not wait for each other.
             if needs_base(&written.entry) && self.dirty.get(entity_of(&written.entry)).is_none() {
-                ask(&mut self.bases, &mut self.asked, &mut self.wanted, &written.entry);
+                ask(&mut self.bases, &mut self.asked, &mut self.wanted, entity_of(&written.entry));
             }
             self.due.push_back(written);
         }
@@ -215,6 +220,7 @@ impl Shadow {
         if let Some(base) = base.filter(|base| matches!(base, Base::Asked(of) if *of == number)) {
             *base = Base::Read(stored);
         }
+        self.replace_read(&entity);
         self.advance()
     }
 
@@ -222,6 +228,7 @@ impl Shadow {
     pub(super) fn handle_read_failed(&mut self, (entity, number): &Wanted) {
         if matches!(self.bases.get(entity), Some(Base::Asked(of)) if of == number) {
             self.bases.remove(entity);
+            self.replacing.remove(entity);
         }
     }
 
@@ -239,7 +246,7 @@ impl Shadow {
                 return Err(Differs::Hole { seq, applied });
             }
             let Some(row) = self.row_after(entry, None)? else {
-                ask(&mut self.bases, &mut self.asked, &mut self.wanted, entry);
+                ask(&mut self.bases, &mut self.asked, &mut self.wanted, entity_of(entry));
                 break;
             };
             let Some(Written { epoch, entry }) = self.due.pop_front() else { break };
@@ -258,6 +265,7 @@ impl Shadow {
         if let Op::Turn { entity, change, dedup } = op {
             if !matches!(change, Change::None) {
                 self.bases.remove(&entity);
+                self.replacing.remove(&entity);
             }
             if let Some(record) = dedup {
                 journaled.dedup.extend(self.remember(&entity, log_time, record));
@@ -340,7 +348,8 @@ impl Shadow {
             }
         }
         for at in &missing {
-            ask(&mut self.bases, &mut self.asked, &mut self.wanted, &self.held[*at].entry);
+            let entity = entity_of(&self.held[*at].entry);
+            ask(&mut self.bases, &mut self.asked, &mut self.wanted, entity);
         }
         if !missing.is_empty() {
             return Ok(None);
@@ -432,14 +441,13 @@ fn entity_of(entry: &Entry) -> &EntityId {
     }
 }
 
-/// Asks for the base of an entry's entity, unless it was asked for.
+/// Asks for what the tables have of an entity, unless it was asked for.
 fn ask(
     bases: &mut BTreeMap<EntityId, Base>,
     asked: &mut u64,
     wanted: &mut Vec<Wanted>,
-    entry: &Entry,
+    entity: &EntityId,
 ) {
-    let entity = entity_of(entry);
     if bases.contains_key(entity) {
         return;
     }

@@ -13,6 +13,7 @@ use mainstay_protocol::replication::Position;
 use mainstay_protocol::replication::in_sync::Copies;
 use mainstay_protocol::time::{Instant, LogTime};
 
+use super::ascent::Ascent;
 use super::{Records, Serving};
 use crate::clock;
 use crate::lane::env::Env;
@@ -105,6 +106,8 @@ pub struct Promoted {
     pub records: Records,
     /// The map that says so; the lane may not have seen it yet.
     pub map: Arc<ClusterState>,
+    /// Why, and since when; for those who look.
+    pub ascent: Option<Ascent>,
 }
 
 /// What a primary with other copies remembers of what it told.
@@ -119,12 +122,22 @@ pub(crate) struct Feeding {
     queried: bool,
     /// Somebody waits until everything up to here is saved.
     wants_saved: Option<Seq>,
+    /// The promotion, until the shard answers.
+    ascent: Option<Ascent>,
+}
+
+impl Feeding {
+    /// A primary that was just promoted.
+    pub(crate) fn new(ascent: Option<Ascent>) -> Self {
+        Self { ascent, ..Self::default() }
+    }
 }
 
 impl Serving {
     /// What is to be told of this shard, if there is something: new segments, the watermark, and
     /// whether replies wait for other copies.
     pub(crate) fn take_told(&mut self, segments: &[Segment], now: Instant) -> Option<Told> {
+        self.note_active(now);
         let feeding = self.feeding.as_mut()?;
         let committed = self.primary.watermark();
         let segments: Vec<_> =
@@ -149,6 +162,17 @@ impl Serving {
         }
         let (shard, epoch) = (self.shard, self.epoch);
         Some(Told::Goes(Goes { shard, epoch, segments, committed, copies, leases, round }))
+    }
+
+    /// Says how long the promotion took, once the shard answers.
+    fn note_active(&mut self, now: Instant) {
+        let Some(feeding) = &mut self.feeding else { return };
+        if feeding.ascent.is_some()
+            && self.primary.is_active()
+            && let Some(ascent) = feeding.ascent.take()
+        {
+            ascent.serves(now);
+        }
     }
 
     /// A query comes in: its reply shows what a newer primary may have changed.
@@ -196,6 +220,7 @@ impl Serving {
         let before = self.primary.watermark();
         self.primary.handle_timeout(now);
         self.settle_committed(env);
+        self.note_active(now);
         self.touched |= self.primary.wants_round() || self.primary.watermark() > before;
         let (version, in_sync) = self.primary.poll_proposal(now)?;
         let (shard, epoch) = (self.shard, self.epoch);

@@ -60,6 +60,8 @@ pub struct Dirty {
     settled: Position,
     saved: Position,
     saving: bool,
+    /// A row was replaced: there is something to save, though no entry came.
+    replaced: bool,
 }
 
 impl Dirty {
@@ -118,7 +120,7 @@ impl Dirty {
 
     /// Everything that is committed is in the snapshots.
     pub fn clean(&self) -> bool {
-        self.saved == self.settled && self.unsettled.is_empty() && !self.saving
+        self.saved == self.settled && self.unsettled.is_empty() && !self.saving && !self.replaced
     }
 
     /// A save is under way.
@@ -161,9 +163,20 @@ impl Dirty {
         }
     }
 
+    /// This row takes the place of what is here of its entity, in memory and, with the next save, in
+    /// the snapshot.
+    ///
+    /// # Panics
+    /// When a save is under way: it would take what it wrote for this row.
+    pub fn replace(&mut self, entity: EntityId, row: Row) {
+        assert!(!self.saving, "a save that is under way knows rows by their entries");
+        self.keep(entity, row);
+        self.replaced = true;
+    }
+
     /// Whether a save would find something, and none is under way.
     pub fn wants_save(&self) -> bool {
-        !self.saving && self.saved != self.settled
+        !self.saving && (self.saved != self.settled || self.replaced)
     }
 
     /// Begins a save of everything that is committed, which may be nothing; `None` when one is
@@ -172,7 +185,7 @@ impl Dirty {
         if self.saving {
             return None;
         }
-        self.saving = true;
+        (self.saving, self.replaced) = (true, false);
         let rows = self.rows.iter().map(|(entity, row)| (entity.clone(), row.clone())).collect();
         Some(Save { upto: self.settled, rows, dedup: std::mem::take(&mut self.dedup) })
     }
@@ -192,7 +205,7 @@ impl Dirty {
 
     /// The save failed, or is given up: everything is as dirty as before. `dedup` is what it took.
     pub fn save_failed(&mut self, dedup: Vec<Remembered>) {
-        self.saving = false;
+        (self.saving, self.replaced) = (false, true);
         let newer = std::mem::replace(&mut self.dedup, dedup);
         self.dedup.extend(newer);
     }
@@ -272,6 +285,26 @@ mod tests {
         assert!(!dirty.wants_save());
         dirty.settle(Seq(2));
         assert_eq!(dirty.begin_save().unwrap().upto, at(2));
+    }
+
+    #[test]
+    fn a_row_that_is_replaced_is_saved_though_nothing_else_changed() {
+        let mut dirty = Dirty::default();
+        commit(&mut dirty, "a", 1);
+        dirty.settle(Seq(1));
+        let save = dirty.begin_save().unwrap();
+        dirty.saved(&save);
+        assert!(!dirty.wants_save());
+        let good = Row { seq: Seq(1), bytes: Bytes::from_static(b"good") };
+        dirty.replace(entity("a"), good.clone());
+        assert!(dirty.wants_save() && !dirty.clean());
+        let save = dirty.begin_save().unwrap();
+        assert_eq!((save.upto, &save.rows), (at(1), &vec![(entity("a"), good)]));
+        dirty.save_failed(save.dedup);
+        let save = dirty.begin_save().unwrap();
+        dirty.saved(&save);
+        assert!(dirty.clean());
+        assert_eq!(dirty.bytes(), 0);
     }
 
     #[test]

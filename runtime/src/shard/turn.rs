@@ -239,6 +239,8 @@ impl Serving {
                 let activation = &mut self.resident(slot).activation;
                 match activation.keep(&*host, state, &mut env.scratch) {
                     Ok(change) => {
+                        let bytes = activation.base().map_or(0, bytes::Bytes::len);
+                        env.kinds.at(running.caller.kind).changed(&change, bytes);
                         Self::count(env, running, TurnOutcome::Ok);
                         Done::Command { change, value }
                     }

@@ -7,15 +7,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mainstay_protocol::id::{EntityId, ShardId};
+use mainstay_protocol::id::{EntityId, Seq, ShardId};
+use mainstay_protocol::replication::audit;
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::StorageError;
 use super::guarded;
 use super::queue::Queue;
 use super::state::{
     DedupKey, DedupPage, DedupRow, OpenedShard, ReadJob, Scan, ScanCursor, ScanPage, ScanRow,
-    ShardMark, StatePage, StateRow, StoredState,
+    ShardMark, SliceRange, StatePage, StateRow, StoredState,
 };
 use super::stop::Stop;
 use super::tables::{self, DEDUP, ENTITIES, Generation, SHARDS, STATE_FILE, ShardMeta};
@@ -48,6 +50,9 @@ fn answer(view: Result<&View, StorageError>, job: ReadJob, stop: &Stop) {
         }
         ReadJob::Dedup { shard, after, limit_bytes, done } => {
             done(read(view, stop, |view| view.export_dedup(shard, after.as_ref(), limit_bytes)));
+        }
+        ReadJob::Digest { shard, range, limit_bytes, done } => {
+            done(read(view, stop, |view| view.digest(shard, range, limit_bytes)));
         }
         ReadJob::Open { shard, done } => done(read(view, stop, |view| view.open_shard(shard))),
         ReadJob::Scan { scan, done } => done(read(view, stop, |view| view.scan(&scan))),
@@ -137,8 +142,35 @@ impl View {
             let entity = tables::read_entity_key(key)?;
             Ok(StateRow { shard, entity, seq, bytes: Bytes::copy_from_slice(state) })
         };
-        let (rows, last) = page(&self.entities, (&prefix, after), limit_bytes, read)?;
+        let (rows, last) = page(&self.entities, (&prefix, after, None), limit_bytes, read)?;
         Ok(StatePage { rows, last })
+    }
+
+    fn digest(
+        &self,
+        shard: ShardId,
+        (after, upto): SliceRange,
+        limit_bytes: usize,
+    ) -> Result<audit::Slice, StorageError> {
+        let meta = self.meta(shard)?.unwrap_or_default();
+        if meta.dropped {
+            return Ok(audit::Slice { upto, applied: Seq(0), rows: Vec::new() });
+        }
+        let prefix = tables::generation_prefix(shard, meta.generation);
+        let key = |entity: &EntityId| tables::entity_key(shard, meta.generation, entity);
+        let range = (&*prefix, after.as_ref().map(key), upto.as_ref().map(key));
+        let read = |key: &[u8], value: &[u8]| {
+            let entity = tables::read_entity_key(key)?;
+            let (seq, hash) = match tables::read_entity(key, value) {
+                Ok((seq, state)) => (seq, xxh3_64(state)),
+                Err(StorageError::Corrupt { .. }) => (Seq(0), 0),
+                Err(error) => return Err(error),
+            };
+            Ok(audit::Row { entity, seq, hash })
+        };
+        let (rows, last) = page(&self.entities, range, limit_bytes, read)?;
+        let reached = rows.last().map(|row| row.entity.clone()).filter(|_| !last);
+        Ok(audit::Slice { upto: reached.or(upto), applied: meta.applied.seq, rows })
     }
 
     fn export_dedup(
@@ -159,7 +191,7 @@ impl View {
             let (entity, log_time, record) = tables::read_dedup(key, value)?;
             Ok(DedupRow { shard, entity, log_time, record })
         };
-        let (rows, last) = page(&self.dedup, (&prefix, after), limit_bytes, read)?;
+        let (rows, last) = page(&self.dedup, (&prefix, after, None), limit_bytes, read)?;
         let mark = meta.map(|meta| {
             let ShardMeta { applied, log_time, epoch, .. } = meta;
             ShardMark { shard, applied, log_time, epoch }
@@ -230,18 +262,22 @@ impl View {
     }
 }
 
-/// Reads the rows below a prefix that come after a key, until there are about so many bytes; says
-/// whether they are the last ones.
+/// Reads the rows below a prefix that come after a key, and not after another one, until there are
+/// about so many bytes; says whether they are the last ones.
 fn page<R>(
     table: &Rows,
-    (prefix, after): (&[u8], Option<Vec<u8>>),
+    (prefix, after, upto): (&[u8], Option<Vec<u8>>, Option<Vec<u8>>),
     limit_bytes: usize,
     read: impl Fn(&[u8], &[u8]) -> Result<R, StorageError>,
 ) -> Result<(Vec<R>, bool), StorageError> {
     let end = tables::prefix_end(prefix.to_vec());
     let from = after.as_deref().map_or(Bound::Included(prefix), Bound::Excluded);
+    let to = upto.as_deref().map_or(Bound::Excluded(&*end), Bound::Included);
     let (mut rows, mut bytes) = (Vec::new(), 0);
-    for row in table.range::<&[u8]>((from, Bound::Excluded(&*end))).map_err(on_read)? {
+    if matches!((from, to), (Bound::Excluded(from), Bound::Included(to)) if from >= to) {
+        return Ok((rows, true));
+    }
+    for row in table.range::<&[u8]>((from, to)).map_err(on_read)? {
         if bytes >= limit_bytes.min(PAGE_BYTES_MAX) || rows.len() == PAGE_ROWS_MAX {
             return Ok((rows, false));
         }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use mainstay_protocol::entry::DedupRecord;
 use mainstay_protocol::id::{EntityId, Epoch, IdempotencyKey, Key, KindId, Seq, ShardId};
 use mainstay_protocol::replication::Position;
+use mainstay_protocol::replication::audit::Slice;
 use mainstay_protocol::time::LogTime;
 
 use super::error::StorageError;
@@ -162,6 +163,9 @@ pub struct DedupPage {
     pub mark: Option<ShardMark>,
 }
 
+/// A range of a shard's entities: those after the first, up to the second, it included.
+pub type SliceRange = (Option<EntityId>, Option<EntityId>);
+
 /// Where a scan goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanCursor {
@@ -198,6 +202,7 @@ pub(super) enum ReadJob {
     Load { shard: ShardId, entity: EntityId, done: Done<Option<StoredState>> },
     Export { shard: ShardId, after: Option<EntityId>, limit_bytes: usize, done: Done<StatePage> },
     Dedup { shard: ShardId, after: Option<DedupKey>, limit_bytes: usize, done: Done<DedupPage> },
+    Digest { shard: ShardId, range: SliceRange, limit_bytes: usize, done: Done<Slice> },
     Open { shard: ShardId, done: Done<OpenedShard> },
     Scan { scan: Scan, done: Done<ScanPage> },
 }
@@ -242,6 +247,7 @@ impl ReadJob {
             Self::Load { done, .. } => done(Err(error)),
             Self::Export { done, .. } => done(Err(error)),
             Self::Dedup { done, .. } => done(Err(error)),
+            Self::Digest { done, .. } => done(Err(error)),
             Self::Open { done, .. } => done(Err(error)),
             Self::Scan { done, .. } => done(Err(error)),
         }
@@ -307,6 +313,12 @@ impl State {
         done: Done<DedupPage>,
     ) {
         self.read(ReadJob::Dedup { shard, after, limit_bytes, done });
+    }
+
+    /// Reads which entry made each row of a range, and hashes of what they hold, for about so many
+    /// bytes of rows. A row that does not match its checksum is told as made by no entry.
+    pub fn digest(&self, shard: ShardId, range: SliceRange, limit_bytes: usize, done: Done<Slice>) {
+        self.read(ReadJob::Digest { shard, range, limit_bytes, done });
     }
 
     /// Stores a part of a copy beside the live state. Nobody sees it before

@@ -57,6 +57,12 @@ async fn what_pages_somebody_is_counted_from_zero() {
         let line = format!("mainstay_checksum_failures_total{{where=\"{place}\"}} 0\n");
         assert!(page.contains(&line), "no {line}");
     }
+    for outcome in ["replaced", "left", "extra", "outvoted"] {
+        let line = format!("mainstay_drift_rows_total{{outcome=\"{outcome}\"}} 0\n");
+        assert!(page.contains(&line), "no {line}");
+    }
+    let line = "mainstay_drift_checks_total{result=\"mismatch\"} 0\n";
+    assert!(page.contains(line), "no {line}");
 }
 
 #[tokio::test]

@@ -93,4 +93,16 @@ pub enum Event {
         /// Who need not any more.
         removed: Vec<NodeId>,
     },
+    /// An audit found rows of a copy that differ from its primary's. Told by the primary's node
+    /// alone: nothing of it is agreed on.
+    CopyDiffered {
+        /// The shard.
+        shard: ShardId,
+        /// Whose copy.
+        node: NodeId,
+        /// Rows that differ.
+        rows: u32,
+        /// How many of them the primary's took the place of.
+        replaced: u32,
+    },
 }

@@ -18,6 +18,7 @@
 //! A shard at rest sends nothing: everybody holds everything and knows it. Whether a member lives
 //! is the failure detector's to say, for all shards at once.
 
+mod lag;
 mod peer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -30,6 +31,8 @@ use crate::entry::Segment;
 use crate::id::{DiskId, Epoch, NodeId, Seq, ShardId};
 use crate::mutants::{Mutant, Planted};
 use crate::time::Instant;
+use lag::Kept;
+pub use lag::Lag;
 use peer::{Peer, Stage};
 
 /// The limits of a feed.
@@ -128,8 +131,10 @@ pub struct Feed {
     shard: ShardId,
     epoch: Epoch,
     history: History,
-    kept: VecDeque<Segment>,
+    kept: VecDeque<Kept>,
     kept_bytes: u64,
+    /// Bytes of all segments so far, those of the tail included.
+    fed_bytes: u64,
     committed: Seq,
     /// Of the record that the primary goes by.
     version: u64,
@@ -158,21 +163,25 @@ impl Feed {
         history.forget_below(tail.first().map_or(end, |first| Seq(first.first.0 - 1)));
         let begins = history.base().seq;
         assert!(begins <= committed, "a feed's tail reaches down to what is committed");
-        let kept_bytes = tail.iter().map(|segment| segment.bytes.len() as u64).sum();
-        Self {
+        let mut this = Self {
             config,
             shard,
             epoch,
             history,
-            kept: tail.into(),
-            kept_bytes,
+            kept: VecDeque::with_capacity(tail.len()),
+            kept_bytes: 0,
+            fed_bytes: 0,
             committed,
             version: 0,
             peers: BTreeMap::new(),
             leases_until: Instant::ZERO,
             effects: VecDeque::new(),
             planted: Planted::default(),
+        };
+        for segment in tail {
+            this.keep(segment, None);
         }
+        this
     }
 
     /// Breaks a rule on purpose, for the simulator.
@@ -218,8 +227,7 @@ impl Feed {
     /// The primary appended; the same goes to its own journal.
     pub fn handle_segment(&mut self, segment: Segment, now: Instant) {
         self.history.append(segment.epoch, segment.last);
-        self.kept_bytes += segment.bytes.len() as u64;
-        self.kept.push_back(segment);
+        self.keep(segment, Some(now));
         self.pump(now);
     }
 
@@ -411,8 +419,8 @@ impl Feed {
         let full = peer.in_flight_bytes() >= self.config.window_bytes || !peer.takes_entries();
         let mut segments = Vec::new();
         let mut bytes = 0;
-        let first = self.kept.partition_point(|segment| segment.last <= peer.next.seq);
-        for segment in self.kept.iter().skip(first).take_while(|_| !full) {
+        let first = self.kept.partition_point(|kept| kept.segment.last <= peer.next.seq);
+        for Kept { segment, .. } in self.kept.iter().skip(first).take_while(|_| !full) {
             if bytes >= self.config.append_bytes {
                 break;
             }
@@ -451,7 +459,7 @@ impl Feed {
             Stage::Asking | Stage::Streaming => peer.matched,
         };
         let held = self.peers.values().map(needed).min().unwrap_or(self.committed);
-        while let Some(front) = self.kept.front() {
+        while let Some(Kept { segment: front, .. }) = self.kept.front() {
             let lacked = front.last > held;
             let most = if lacked { self.config.retain_bytes } else { self.config.recent_bytes };
             if self.kept_bytes <= most || front.last > self.committed {

@@ -41,7 +41,7 @@ impl Rig {
     async fn promote_from(&mut self, epoch: u64, serve_from: Instant) {
         let (shard, epoch) = (SHARD, Epoch(epoch));
         let (records, map) = (Records::default(), Arc::new(self.map.clone()));
-        let promoted = Promoted { shard, epoch, serve_from, records, map };
+        let promoted = Promoted { shard, epoch, serve_from, records, map, ascent: None };
         self.core.handle(Input::Promoted(Box::new(promoted)));
         self.settle().await;
     }

@@ -14,7 +14,7 @@ use mainstay_protocol::id::{NodeId, ShardId};
 use mainstay_protocol::limits;
 use mainstay_protocol::message::Caller;
 use mainstay_protocol::replication::Position;
-use mainstay_protocol::snapshot::{Body, Head, Message, Remembered, Row};
+use mainstay_protocol::snapshot::{Body, Head, Message, Reason, Remembered, Row};
 use mainstay_protocol::time::LogTime;
 use tokio::sync::oneshot;
 
@@ -99,6 +99,7 @@ impl Outgoing {
 
     async fn send(&mut self, body: Body) -> Result<(), CopyError> {
         let message = rmp_serde::to_vec(&Message { head: self.head, body })?;
+        count_bytes("sent", &self.head, message.len());
         self.link.send(Bytes::from(message)).await?;
         Ok(())
     }
@@ -176,12 +177,32 @@ pub enum ReadError {
 /// [`ReadError`], by what is wrong.
 pub fn read(from: Caller, message: &[u8]) -> Result<(NodeId, Message), ReadError> {
     let Caller::Node { node: from, .. } = from else { return Err(ReadError::NoMember) };
-    let message: Message = rmp_serde::from_slice(message)?;
+    let (bytes, message) = (message.len(), rmp_serde::from_slice::<Message>(message)?);
     let shard = message.head.shard;
     if shard.0 >= limits::SHARDS_MAX {
         return Err(ReadError::Shard { shard });
     }
+    count_bytes("received", &message.head, bytes);
     Ok((from, message))
+}
+
+/// Counts a message of a copy for a standby; moves are counted as moves.
+fn count_bytes(direction: &'static str, head: &Head, bytes: usize) {
+    match head.reason {
+        Reason::Standby { .. } => {
+            metrics::counter!("mainstay_replication_copy_bytes_total", "direction" => direction)
+                .increment(bytes as u64);
+        }
+        Reason::Move { .. } => {}
+    }
+}
+
+/// Counts a copy for a standby that is over.
+pub(in crate::replication) fn count_copy(direction: &'static str, outcome: &'static str) {
+    metrics::counter!(
+        "mainstay_replication_copies_total", "direction" => direction, "outcome" => outcome
+    )
+    .increment(1);
 }
 
 /// Has stored what a message brought: beside the live state, or, at the end, as the live one. The

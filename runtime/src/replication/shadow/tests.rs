@@ -214,3 +214,73 @@ fn a_key_that_a_copy_brought_along_is_kept_once() {
     let heritage = shadow.poll_heritage(at(1, 5)).unwrap().unwrap();
     assert_eq!(heritage.records.dedup.len(), 1);
 }
+
+/// A shadow whose tables have everything up to entry 2: `a` by 1, `b` by 2.
+fn saved() -> Shadow {
+    let mut shadow = shadow();
+    hold(&mut shadow, 1, vec![put(1, "a", "one"), put(2, "b", "two")]);
+    shadow.commit(Seq(2)).unwrap();
+    let save = shadow.begin_save(Epoch(1)).unwrap();
+    shadow.handle_saved(&save, true);
+    shadow
+}
+
+fn good(seq: u64) -> Row {
+    Row { seq: Seq(seq), bytes: state("good") }
+}
+
+#[test]
+fn a_wrong_row_is_replaced_once_it_is_known_what_the_tables_have() {
+    let mut shadow = saved();
+    assert!(shadow.replace(entity("a"), good(1)));
+    assert_eq!(bytes(&shadow, "a"), None);
+    let wanted = shadow.poll_wanted().unwrap();
+    shadow.handle_read(wanted, Some(stored("rotten", 1))).unwrap();
+    assert_eq!(bytes(&shadow, "a"), Some(state("good")));
+    let save = shadow.begin_save(Epoch(1)).unwrap();
+    assert_eq!(save.save.rows, [(entity("a"), good(1))], "the next snapshot has it");
+    shadow.handle_saved(&save, true);
+    assert!(shadow.begin_save(Epoch(1)).is_none());
+}
+
+#[test]
+fn a_row_that_was_changed_since_the_audit_looked_stays() {
+    let mut shadow = saved();
+    assert!(!shadow.replace(entity("a"), good(3)), "its entry is not applied here");
+    assert!(shadow.replace(entity("a"), good(1)));
+    let wanted = shadow.poll_wanted().unwrap();
+    hold(&mut shadow, 1, vec![put(3, "a", "newer")]);
+    shadow.commit(Seq(3)).unwrap();
+    shadow.handle_read(wanted, Some(stored("rotten", 1))).unwrap();
+    assert_eq!(bytes(&shadow, "a"), Some(state("newer")));
+    assert!(!shadow.replace(entity("a"), good(1)));
+    let save = shadow.begin_save(Epoch(1)).unwrap();
+    assert!(!shadow.replace(entity("a"), good(3)), "a save knows rows by their entries");
+    shadow.handle_saved(&save, true);
+    assert!(shadow.replace(entity("a"), good(1)));
+    let wanted = shadow.poll_wanted().unwrap();
+    shadow.handle_read(wanted, Some(stored("newer", 3))).unwrap();
+    assert_eq!(bytes(&shadow, "a"), None, "the tables have a newer one");
+}
+
+#[test]
+fn a_patch_that_waits_for_a_wrong_base_gets_the_one_that_takes_its_place() {
+    let mut shadow = saved();
+    hold(&mut shadow, 1, vec![patch(3, "a", "good", "better")]);
+    shadow.commit(Seq(3)).unwrap();
+    assert!(shadow.replace(entity("a"), good(1)));
+    let wanted = shadow.poll_wanted().unwrap();
+    assert_eq!(shadow.poll_wanted(), None, "one read does for both");
+    shadow.handle_read(wanted, Some(stored("rotten", 1))).unwrap();
+    assert_eq!((bytes(&shadow, "a"), shadow.applied().seq), (Some(state("better")), Seq(3)));
+}
+
+#[test]
+fn a_row_in_memory_is_replaced_at_once() {
+    let mut shadow = shadow();
+    hold(&mut shadow, 1, vec![put(1, "a", "flipped")]);
+    shadow.commit(Seq(1)).unwrap();
+    assert!(shadow.replace(entity("a"), good(1)));
+    assert_eq!(bytes(&shadow, "a"), Some(state("good")));
+    assert_eq!(shadow.poll_wanted(), None);
+}

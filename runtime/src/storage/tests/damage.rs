@@ -19,6 +19,10 @@ fn a_rotten_row_is_a_typed_error_and_its_neighbours_are_served() {
     let running = rig.open();
     assert_eq!(running.load(1, "a").unwrap_err().code(), "MS-1105");
     assert!(running.load(1, "b").unwrap().is_some());
+    let range = (None, None);
+    let slice = wait(|done| running.storage.state().digest(ShardId(1), range, 1 << 20, done));
+    let seqs: Vec<_> = slice.unwrap().rows.iter().map(|row| row.seq).collect();
+    assert_eq!(seqs, [Seq(0), Seq(2)], "a rotten row is one that no entry made");
 }
 
 #[test]

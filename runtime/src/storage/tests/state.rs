@@ -1,5 +1,7 @@
 //! The tables: checkpoints, imports, drops, pages.
 
+use mainstay_protocol::replication::audit::Slice;
+
 use super::*;
 
 #[test]
@@ -379,4 +381,30 @@ fn a_shard_is_dropped_within_the_reserve() {
     free.store(0, Ordering::Relaxed);
     let refused = wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap_err();
     assert_eq!(refused.code(), "MS-1104", "but not without a single page");
+}
+
+#[test]
+fn a_slice_says_which_entry_made_each_row_and_how_far_the_tables_are() {
+    let rig = Rig::new();
+    let running = rig.open();
+    let digest = |after: Option<&str>, upto: Option<&str>, bytes| {
+        let range = (after.map(entity), upto.map(entity));
+        wait(|done| running.storage.state().digest(ShardId(1), range, bytes, done)).unwrap()
+    };
+    assert_eq!(digest(None, None, 1), Slice { upto: None, applied: Seq(0), rows: vec![] });
+    let rows = ["a", "b", "c", "d"].into_iter().zip(1..);
+    let rows = rows.map(|(key, seq)| row(1, key, seq, key)).collect();
+    running.checkpoint(rows, &[(1, 3)]).unwrap();
+    let all = digest(None, None, 1 << 20);
+    let seqs: Vec<_> = all.rows.iter().map(|row| (row.entity.key.as_str(), row.seq.0)).collect();
+    assert_eq!(seqs, [("a", 1), ("b", 2), ("c", 3), ("d", 4)], "rows may be ahead of the mark");
+    assert_eq!((all.applied, &all.upto), (Seq(3), &None));
+    assert_eq!(all.rows[1].hash, xxhash_rust::xxh3::xxh3_64(b"b"));
+    let part = digest(Some("a"), Some("c"), 1 << 20);
+    assert_eq!((&part.rows[..], part.upto), (&all.rows[1..3], Some(entity("c"))));
+    let page = digest(Some("a"), Some("d"), 1);
+    assert_eq!((&page.rows[..], page.upto), (&all.rows[1..2], Some(entity("b"))), "a page of it");
+    assert_eq!(digest(Some("c"), Some("c"), 1).rows, []);
+    wait(|done| running.storage.state().drop_shard(ShardId(1), done)).unwrap();
+    assert_eq!(digest(None, None, 1), Slice { upto: None, applied: Seq(0), rows: vec![] });
 }

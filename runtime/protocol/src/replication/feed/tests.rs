@@ -356,3 +356,29 @@ fn an_answer_that_comes_after_later_ones_changes_nothing() {
     rig.feed.handle_answer(&node(2), &answer, rig.now);
     assert_eq!(rig.feed.poll_effect(), None);
 }
+
+#[test]
+fn the_lag_of_a_copy_is_what_it_did_not_acknowledge() {
+    let mut rig = Rig::new(&[(4, 3)], vec![segment(4, 1, 3)], &[(4, 3)]);
+    rig.deliver(true);
+    let lag = |rig: &Rig, now| rig.feed.lags(now).map(|(_, lag)| lag).next().unwrap();
+    assert_eq!(lag(&rig, ms(500)), Lag::default(), "it holds everything");
+    rig.now = ms(600);
+    rig.append(segment(5, 4, 4));
+    rig.now = ms(700);
+    rig.append(segment(5, 5, 6));
+    let bytes = segment(5, 4, 4).bytes.len() + segment(5, 5, 6).bytes.len();
+    let expected = Lag { entries: 3, bytes: bytes as u64, age: Duration::from_millis(250) };
+    assert_eq!(lag(&rig, ms(850)), expected);
+    rig.deliver(true);
+    assert_eq!(lag(&rig, ms(900)), Lag::default());
+}
+
+#[test]
+fn a_copy_that_said_nothing_lacks_what_is_kept_and_no_more() {
+    let mut rig = Rig::new(&[(3, 8)], vec![segment(3, 7, 8)], &[(3, 8)]);
+    rig.append(segment(5, 9, 9));
+    let (_, lag) = rig.feed.lags(ms(41)).next().unwrap();
+    assert_eq!(lag.entries, 3);
+    assert_eq!(lag.age, Duration::from_millis(40), "older ones have no time");
+}

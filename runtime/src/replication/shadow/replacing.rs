@@ -1,0 +1,56 @@
+//! Rows that an audit found wrong here, and the primary's in their place.
+//!
+//! What the tables have of the entity is read before: an entry may have changed it since the audit
+//! looked, and a row is never replaced by an older one. A change that is applied meanwhile ends the
+//! wait, as it ends that of a base.
+
+use mainstay_protocol::id::EntityId;
+
+use super::{Base, Shadow, ask, entity_of, needs_base};
+use crate::shard::dirty::Row;
+
+/// Rows that wait for the tables, at most. Their number in one message is bounded by its bytes.
+const REPLACING_MAX: usize = 4_096;
+
+impl Shadow {
+    /// Takes the primary's row of an entity in place of the one here, at once or when it is known
+    /// what the tables have. `false` when it is not taken: the entity was changed here since, or
+    /// this copy is busy; the next audit tells whether it still is wrong.
+    pub(in crate::replication) fn replace(&mut self, entity: EntityId, row: Row) -> bool {
+        let busy = self.dirty.is_saving() || self.replacing.len() >= REPLACING_MAX;
+        if busy || row.seq > self.applied.seq {
+            return false;
+        }
+        if let Some(here) = self.dirty.get(&entity) {
+            let same_entry = here.seq == row.seq;
+            if same_entry {
+                self.dirty.replace(entity, row);
+            }
+            return same_entry;
+        }
+        ask(&mut self.bases, &mut self.asked, &mut self.wanted, &entity);
+        self.replacing.insert(entity.clone(), row);
+        self.replace_read(&entity);
+        true
+    }
+
+    /// Whether this entity's row is to be replaced, whatever the tables have of it.
+    pub(in crate::replication) fn is_replacing(&self, entity: &EntityId) -> bool {
+        self.replacing.contains_key(entity)
+    }
+
+    /// Replaces a row, once it is known that the tables have no newer one.
+    pub(super) fn replace_read(&mut self, entity: &EntityId) {
+        let Some(Base::Read(stored)) = self.bases.get(entity) else { return };
+        let newer = stored.as_ref().map(|stored| stored.seq);
+        let Some(row) = self.replacing.remove(entity) else { return };
+        let stands = newer.is_some_and(|seq| seq > row.seq);
+        if !stands && !self.dirty.is_saving() && self.dirty.get(entity).is_none() {
+            self.dirty.replace(entity.clone(), row);
+        }
+        let waits = |entry| needs_base(entry) && entity_of(entry) == entity;
+        if !self.due.iter().any(|written| waits(&written.entry)) {
+            self.bases.remove(entity);
+        }
+    }
+}
