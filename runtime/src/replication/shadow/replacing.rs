@@ -6,7 +6,7 @@
 
 use mainstay_protocol::id::EntityId;
 
-use super::{Base, Shadow, ask, entity_of, needs_base};
+use super::{Base, Shadow, ask};
 use crate::shard::dirty::Row;
 
 /// Rows that wait for the tables, at most. Their number in one message is bounded by its bytes.
@@ -48,9 +48,7 @@ impl Shadow {
         if !stands && !self.dirty.is_saving() && self.dirty.get(entity).is_none() {
             self.dirty.replace(entity.clone(), row);
         }
-        let waits = |entry| needs_base(entry) && entity_of(entry) == entity;
-        if !self.due.iter().any(|written| waits(&written.entry)) {
-            self.bases.remove(entity);
-        }
+        // Whoever waits for a base has the row that was put, or asks again.
+        self.bases.remove(entity);
     }
 }

@@ -284,3 +284,18 @@ fn a_row_in_memory_is_replaced_at_once() {
     assert_eq!(bytes(&shadow, "a"), Some(state("good")));
     assert_eq!(shadow.poll_wanted(), None);
 }
+
+#[test]
+fn a_patch_whose_base_is_not_replaced_after_all_asks_for_it_again() {
+    let mut shadow = saved();
+    hold(&mut shadow, 1, vec![put(3, "b", "three"), patch(4, "a", "good", "better")]);
+    shadow.commit(Seq(3)).unwrap();
+    assert!(shadow.replace(entity("a"), good(1)));
+    let save = shadow.begin_save(Epoch(1)).unwrap();
+    shadow.commit(Seq(4)).unwrap();
+    let wanted = shadow.poll_wanted().unwrap();
+    shadow.handle_read(wanted.clone(), None).unwrap();
+    assert_eq!((bytes(&shadow, "a"), shadow.due()), (None, 1), "a save is under way");
+    assert_ne!(shadow.poll_wanted().unwrap(), wanted);
+    shadow.handle_saved(&save, true);
+}
