@@ -253,7 +253,7 @@ impl Actor for MembershipActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(self.heartbeat / 2, |actor, ctx| actor.tick(&ctx.address()));
+        ctx.run_interval(self.detector.config().tick, |actor, ctx| actor.tick(&ctx.address()));
     }
 }
 
@@ -369,7 +369,7 @@ impl MembershipActor {
         // judged before anything is sent: a process that slept forgives everybody first
         self.detector.handle_timeout(now);
         self.publish();
-        if now.saturating_since(self.sent_at) >= self.heartbeat {
+        if now.saturating_since(self.sent_at) >= self.heartbeat / 2 {
             self.sent_at = now;
             self.send_heartbeats(&state, address, now);
         }

@@ -432,7 +432,12 @@ pub const CATALOGUE: &[Metric] = &[
     ),
     gauge("mainstay_raft_has_leader", &[], "1", "1 while the control plane has a leader."),
     gauge("mainstay_raft_is_leader", &[], "1", "1 on the control plane's leader."),
-    gauge("mainstay_raft_is_voter", &[], "1", "1 on a node that votes in the control plane."),
+    gauge(
+        "mainstay_raft_is_voter",
+        &[],
+        "1",
+        "1 on a voter of the control plane while its voters are not changed.",
+    ),
     gauge("mainstay_raft_term", &[], "1", "Term of the control plane."),
     gauge("mainstay_raft_commit_index", &[], "1", "Last committed index of the control log."),
     gauge("mainstay_raft_applied_index", &[], "1", "Last applied index of the control log."),

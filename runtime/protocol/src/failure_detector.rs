@@ -30,7 +30,8 @@ use crate::time::Instant;
 /// When silence means what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
-    /// How often the detector wants [`Detector::handle_timeout`]: half a heartbeat.
+    /// How often the detector wants [`Detector::handle_timeout`]: each heartbeat. Whoever refuses
+    /// connections is to be looked at when that has lasted `closed_after`.
     pub tick: Duration,
     /// Silence after which a peer is suspect: several heartbeats.
     pub suspect_after: Duration,
@@ -49,7 +50,7 @@ impl Config {
     /// silence.
     pub fn new(heartbeat: Duration, dead_after: Duration) -> Self {
         Self {
-            tick: heartbeat / 2,
+            tick: heartbeat,
             suspect_after: dead_after / 2,
             dead_after,
             closed_after: (heartbeat / 2).min(dead_after),

@@ -113,14 +113,25 @@ fn shard_maps(
     maps
 }
 
-/// How fresh the lanes and the journal are, for heartbeats: the lanes are asked, once per heartbeat.
+/// The lanes are asked this often how they are. Each question wakes a thread that may idle.
+const LANES_ASKED_EVERY: Duration = Duration::from_millis(500);
+
+/// How fresh the lanes and the journal are, for heartbeats.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     lane_age_ms: AtomicU32,
     state_bytes: AtomicU64,
     lanes: Mutex<Vec<LaneInbox>>,
     journal: OnceLock<Journal>,
-    pending: Mutex<Vec<(Instant, oneshot::Receiver<LaneView>)>>,
+    asked: Mutex<Asked>,
+}
+
+/// What the lanes were asked last.
+#[derive(Debug, Default)]
+struct Asked {
+    at: Instant,
+    pending: Vec<oneshot::Receiver<LaneView>>,
+    bytes: u64,
 }
 
 impl Progress {
@@ -130,35 +141,29 @@ impl Progress {
         *self.lanes.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
     }
 
-    /// The age of the oldest question that a lane has not answered; asks again when all have.
+    /// The age of a question that a lane has not answered; asks again some time after all have.
     pub(super) fn read(&self) -> membership::Progress {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = 0;
-        let mut all_answered = true;
-        for (_, answer) in pending.iter_mut() {
-            match answer.try_recv() {
-                Ok(view) => bytes += view.state_bytes,
-                Err(oneshot::error::TryRecvError::Empty) => all_answered = false,
-                Err(oneshot::error::TryRecvError::Closed) => {}
+        let now = clock::now();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let Asked { at, pending, bytes } = &mut *asked;
+        pending.retain_mut(|answer| match answer.try_recv() {
+            Ok(view) => {
+                *bytes += view.state_bytes;
+                false
             }
-        }
-        let asked_at = pending.first().map(|(at, _)| *at);
-        if all_answered {
-            self.state_bytes.store(bytes, Ordering::Relaxed);
+            Err(oneshot::error::TryRecvError::Closed) => false,
+            Err(oneshot::error::TryRecvError::Empty) => true,
+        });
+        if !pending.is_empty() {
+            self.lane_age_ms.store(millis(now.saturating_since(*at)), Ordering::Relaxed);
+        } else if now >= *at + LANES_ASKED_EVERY {
+            self.state_bytes.store(std::mem::take(bytes), Ordering::Relaxed);
             self.lane_age_ms.store(0, Ordering::Relaxed);
-            let now = clock::now();
             let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-            *pending = lanes
-                .iter()
-                .map(|lane| {
-                    let (tell, told) = oneshot::channel();
-                    drop(lane.push(Input::Inspect(Inspect::Lane(tell))));
-                    (now, told)
-                })
-                .collect();
-        } else if let Some(at) = asked_at {
-            self.lane_age_ms.store(millis(clock::now().saturating_since(at)), Ordering::Relaxed);
+            *pending = lanes.iter().map(ask).collect();
+            *at = now;
         }
+        drop(asked);
         let stalled = self.journal.get().map(|journal| journal.stalled_for(clock::now()));
         membership::Progress {
             lane_age_ms: self.lane_age_ms.load(Ordering::Relaxed),
@@ -169,19 +174,20 @@ impl Progress {
     }
 }
 
+/// Asks a lane how it is.
+fn ask(lane: &LaneInbox) -> oneshot::Receiver<LaneView> {
+    let (tell, told) = oneshot::channel();
+    drop(lane.push(Input::Inspect(Inspect::Lane(tell))));
+    told
+}
+
 fn millis(span: Duration) -> u32 {
     u32::try_from(span.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Asks every lane how it is; a lane that does not answer in time is left out.
 pub(super) async fn lane_views<'l>(lanes: impl Iterator<Item = &'l LaneInbox>) -> Vec<LaneView> {
-    let asked: Vec<_> = lanes
-        .map(|lane| {
-            let (tell, told) = oneshot::channel();
-            drop(lane.push(Input::Inspect(Inspect::Lane(tell))));
-            told
-        })
-        .collect();
+    let asked: Vec<_> = lanes.map(ask).collect();
     let mut views = Vec::new();
     for told in asked {
         if let Ok(Ok(view)) = tokio::time::timeout(LANE_PATIENCE, told).await {

@@ -376,7 +376,8 @@ async fn follow_metrics(
             }
             gauge("mainstay_raft_has_leader", u64::from(view.leader.is_some()));
             gauge("mainstay_raft_is_leader", u64::from(view.leading));
-            gauge("mainstay_raft_is_voter", u64::from(view.voters.contains(&id)));
+            let votes = view.voters.contains(&id) && !view.changing;
+            gauge("mainstay_raft_is_voter", u64::from(votes));
             gauge("mainstay_raft_term", view.term);
             sender.send_replace(view);
         }

@@ -145,7 +145,7 @@ impl Keeper {
         let mut batch = Vec::new();
         self.handle_map(Arc::clone(&maps.borrow_and_update()));
         while !self.stopped {
-            let timer = clock::to_tokio(self.timers.next().unwrap_or(clock::now() + TICK));
+            let timer = self.timers.next().map(clock::to_tokio);
             let has_room = self.has_room();
             let arrived = poll_fn(|context| {
                 inbox.take(&mut batch, context);
@@ -156,7 +156,7 @@ impl Keeper {
                 Some(appended) = appends.recv(), if has_room => self.handle_appended(appended),
                 Some(event) = events.recv() => self.handle_event(event),
                 Ok(()) = maps.changed() => self.handle_map(Arc::clone(&maps.borrow_and_update())),
-                () = tokio::time::sleep_until(timer) => {}
+                () = until(timer) => {}
                 _ = tick.tick() => self.handle_tick(),
             }
             batch.drain(..).for_each(|input| self.handle(input));
@@ -305,6 +305,14 @@ impl Env {
     pub(super) fn lane(&self, shard: ShardId) -> u16 {
         let lanes = u16::try_from(self.lanes.len()).expect("lanes are numbered in 16 bits");
         lane_of(shard, lanes)
+    }
+}
+
+/// Until then; for ever when there is nothing to wait for.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 
