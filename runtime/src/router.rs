@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use mainstay_protocol::backoff;
 use mainstay_protocol::credits::entity_share;
-use mainstay_protocol::id::{EntityId, NodeId, RequestId};
-use mainstay_protocol::limits;
+use mainstay_protocol::id::{NodeId, RequestId};
 use mainstay_protocol::message::{Failure, Mode, Outcome, Pressure, Request, Success, Window};
 use mainstay_protocol::retry_budget::{self, RetryBudget};
 use mainstay_protocol::shard_map::ShardMap;
@@ -41,12 +40,14 @@ use crate::transport::requests::overloaded;
 
 pub mod kinds;
 pub mod locality;
+mod tries;
 mod verdict;
 mod view;
 
 use kinds::{KindTable, Place, RetryReason};
 use locality::{Locality, LocalityRow};
-use verdict::{Verdict, verdict, without_promise};
+use tries::{Tries, checked, unavailable};
+use verdict::{Verdict, verdict};
 use view::{Target, View};
 
 /// Attempts of one call, whatever the deadline.
@@ -243,7 +244,7 @@ impl Inner {
             self.budget().handle_call();
         }
         let mut request = self.request(call);
-        let mut tries = Tries { unknown: false, deadline };
+        let mut tries = Tries::new(deadline);
         loop {
             let view = Arc::clone(&self.view.borrow());
             let attempt = self.attempt(&view, affinity, &mut request, deadline).await;
@@ -432,59 +433,6 @@ impl Inner {
         let other = views.wait_for(|now| !now.same_target(view, request.shard));
         matches!(tokio::time::timeout_at(clock::to_tokio(until), other).await, Ok(Ok(_)))
     }
-}
-
-/// What the attempts of one call left known.
-struct Tries {
-    unknown: bool,
-    deadline: Instant,
-}
-
-impl Tries {
-    fn note(&mut self, failure: &Failure) {
-        self.unknown |= matches!(
-            failure,
-            Failure::Unavailable { outcome: Outcome::Unknown, .. }
-                | Failure::Deadline { outcome: Outcome::Unknown }
-        );
-    }
-
-    /// The last failure, with no promise that an earlier attempt has made void.
-    fn last(&self, failure: Failure) -> Failure {
-        if self.unknown {
-            return without_promise(failure);
-        }
-        match failure {
-            Failure::NotPrimary { primary, .. } if clock::now() >= self.deadline => {
-                let who = primary.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
-                let reason = format!("no primary until the deadline; the last word was {who}");
-                Failure::Unavailable { outcome: Outcome::NotExecuted, reason }
-            }
-            failure => failure,
-        }
-    }
-}
-
-fn unavailable(reason: &str) -> Failure {
-    Failure::Unavailable { outcome: Outcome::NotExecuted, reason: reason.to_owned() }
-}
-
-/// Refuses what no attempt could carry.
-fn checked(call: &Call) -> Result<(), Failure> {
-    let bytes = call.payload.len();
-    if bytes > limits::PAYLOAD_BYTES_MAX {
-        let limit = limits::PAYLOAD_BYTES_MAX;
-        let reason = format!("the arguments have {bytes} bytes, the limit is {limit}");
-        return Err(Failure::Malformed { reason });
-    }
-    if call.chain.is_empty() {
-        return Ok(());
-    }
-    let entity = EntityId { kind: call.kind, key: call.key.clone() };
-    if call.chain.contains(&entity.hash64()) || call.chain.len() > limits::CALL_CHAIN_MAX {
-        return Err(Failure::Reentrant);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use mainstay_protocol::control::{Claim, ClusterState, Member, MemberState, ShardConfig};
-use mainstay_protocol::id::{BootId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId};
+use mainstay_protocol::id::{
+    BootId, DiskId, EntityId, Epoch, IdempotencyKey, Key, KindId, MethodId,
+};
+use mainstay_protocol::limits;
 
 use super::*;
 use crate::transport::loopback::{
