@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 28] = [
+pub const PLANTED: [Planted; 30] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -77,6 +77,8 @@ pub const PLANTED: [Planted; 28] = [
     Planted::PromotionRemoves,
     Planted::Rule(Mutant::StepDownSwapped),
     Planted::Rule(Mutant::NoDedup),
+    Planted::Rule(Mutant::StandbyShowsUncommitted),
+    Planted::Rule(Mutant::StandbyIgnoresToken),
 ];
 
 /// How often things happened.

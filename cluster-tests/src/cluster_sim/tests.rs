@@ -35,7 +35,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Random faults, or a story; seeds within which a planted fault must be found; and who finds it
 /// by itself: an invariant, or "standby", which stops its node.
-const BUDGETS: [(Planted, Option<usize>, u64, &str); 26] = [
+const BUDGETS: [(Planted, Option<usize>, u64, &str); 28] = [
     (Planted::Rule(Mutant::NoFencing), Some(1), 20, "standby"),
     (Planted::Rule(Mutant::PromiseNotPersisted), None, 5, "promises_kept"),
     (Planted::Rule(Mutant::NoPromiseAfterStart), Some(2), 20, "one_answers"),
@@ -62,6 +62,8 @@ const BUDGETS: [(Planted, Option<usize>, u64, &str); 26] = [
     (Planted::PromotionRemoves, None, 5, "set_size"),
     (Planted::Rule(Mutant::StepDownSwapped), None, 100, "not_executed"),
     (Planted::Rule(Mutant::NoDedup), None, 20, "key_once"),
+    (Planted::Rule(Mutant::StandbyShowsUncommitted), None, 5, "standby_shows"),
+    (Planted::Rule(Mutant::StandbyIgnoresToken), None, 5, "standby_shows"),
 ];
 
 #[test]

@@ -87,6 +87,14 @@ pub enum Mutant {
     LeaseFromReceipt,
     /// A round counts appends that were sent before the query.
     RoundCountsOlder,
+    /// A strict query is answered under a lease.
+    StrictTrustsLease,
+    /// A standby shows entries that are not committed.
+    StandbyShowsUncommitted,
+    /// A standby shows what it has, whatever the query's token says.
+    StandbyIgnoresToken,
+    /// Staleness counts from when the primary's answer came.
+    StalenessFromReceipt,
 }
 
 /// What is planted, if anything.

@@ -18,6 +18,7 @@
 //! before any other copy, which waits for the promise that it gave, answers anybody.
 
 pub mod delta;
+pub mod freshness;
 pub mod history;
 pub mod in_sync;
 pub mod standby;

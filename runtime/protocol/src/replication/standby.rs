@@ -11,6 +11,8 @@
 //! An entry that conflicts with a new one, and all after it, go; never one that is known to be
 //! committed: that would mean two histories, and the node must stop.
 
+mod showing;
+
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
