@@ -29,6 +29,7 @@ pub mod admin;
 pub mod answers;
 pub mod calls;
 pub mod events;
+mod freshness;
 pub mod health;
 pub mod openapi;
 pub mod overview;

@@ -38,12 +38,14 @@ use crate::transport::links::Links;
 use crate::transport::reply::Envelope;
 use crate::transport::requests::overloaded;
 
+mod copies;
 pub mod kinds;
 pub mod locality;
 mod tries;
 mod verdict;
 mod view;
 
+use copies::{Choice, Known, Next, Pick};
 use kinds::{KindTable, Place, RetryReason};
 use locality::{Locality, LocalityRow};
 use tries::{Tries, checked, unavailable};
@@ -142,6 +144,7 @@ struct Inner {
     local_share: u32,
     intake: Intake,
     deadline_max: Duration,
+    known: Known,
     budget: Mutex<RetryBudget>,
     caller: u64,
     numbers: AtomicU64,
@@ -171,6 +174,7 @@ impl Router {
             local_share: entity_share(window),
             intake: parts.intake,
             deadline_max: parts.limits.deadline_max,
+            known: Known::default(),
             budget: Mutex::new(RetryBudget::new(parts.retry)),
             caller: fastrand::u64(1..),
             numbers: AtomicU64::new(1),
@@ -243,11 +247,12 @@ impl Inner {
         if retry == Retry::Safe {
             self.budget().handle_call();
         }
+        let mut choice = Choice::new(&call, begin, deadline);
         let mut request = self.request(call);
         let mut tries = Tries::new(deadline);
         loop {
             let view = Arc::clone(&self.view.borrow());
-            let attempt = self.attempt(&view, affinity, &mut request, deadline).await;
+            let attempt = self.attempt(&view, affinity, &mut request, &mut choice).await;
             let failure = match attempt.result {
                 Ok(success) => {
                     let served_by = attempt.served_by;
@@ -256,11 +261,13 @@ impl Inner {
                 Err(failure) => failure,
             };
             tries.note(&failure);
-            let verdict = match attempt.place {
-                Place::None if attempt.no_route => {
+            let verdict = match (choice.next(&failure, &view, request.shard), attempt.place) {
+                (Next::Other, _) => Verdict::Other,
+                (Next::Again, _) => Verdict::Reroute { known: 0 },
+                (Next::AsEver, Place::None) if attempt.no_route => {
                     Verdict::OtherOwner { patient: retry == Retry::Safe }
                 }
-                _ => verdict(&failure, retry, safe),
+                (Next::AsEver, _) => verdict(&failure, retry, safe),
             };
             if matches!(failure, Failure::NotPrimary { .. }) {
                 row.meters().forwarded();
@@ -268,7 +275,8 @@ impl Inner {
             let again = request.attempt < ATTEMPTS_MAX
                 && self.wait_for_next(verdict, &view, &request, deadline).await;
             if !again {
-                return (Err(tries.last(failure)), attempt.place);
+                let failure = choice.last(tries.last(failure), &view, request.shard);
+                return (Err(failure), attempt.place);
             }
             row.meters().retried(RetryReason::of(&failure));
             request.attempt += 1;
@@ -298,6 +306,7 @@ impl Inner {
             trace: call.trace,
             from_kind: call.from_kind,
             payload: call.payload,
+            freshness: None,
         }
     }
 
@@ -306,57 +315,66 @@ impl Inner {
         view: &View,
         affinity: &kinds::Affinity,
         request: &mut Request,
-        deadline: Instant,
+        choice: &mut Choice,
     ) -> Attempt {
         let nowhere = |failure| Attempt::of(Err(failure), Place::None);
-        let trace = request.trace;
-        let route = journey::span(Verb::Route, trace.as_ref(), Some(&request.key));
+        let route = journey::span(Verb::Route, request.trace.as_ref(), Some(&request.key));
         let routed =
             route.in_scope(|| host::affinity(affinity, &request.key).map(|key| view.route(key)));
-        let (shard, target) = match routed {
+        let (shard, primary) = match routed {
             Ok(routed) => routed,
             Err(error) => return nowhere(error.into()),
         };
         request.shard = shard;
+        let Pick { target, freshness } = choice.pick(view, &self.known, (shard, primary));
+        request.freshness = freshness.map(Box::new);
         let bytes = frame::cost(request);
-        let permit = match self.room(bytes, request, deadline).await {
+        let permit = match self.room(bytes, request, choice.deadline).await {
             Ok(permit) => permit,
             Err(failure) => return nowhere(failure),
         };
         match target {
             Target::Local { lane, epoch } => {
                 request.epoch = *epoch;
-                let Some(lanes) = &self.lanes else {
-                    return nowhere(unavailable("this process hosts no entities"));
-                };
-                let (reply, answer) = self.local_calls.open(*lane, deadline, Some(permit));
-                let remaining = deadline.saturating_since(clock::now());
-                let mut request = request.clone();
-                request.remaining_us = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
-                lanes.deliver(
-                    *lane,
-                    Envelope {
-                        request,
-                        deadline,
-                        bytes,
-                        source: 0,
-                        source_share: self.local_share,
-                        reply,
-                    },
-                );
-                Attempt::of(answer.await, Place::Local)
+                self.attempt_here(*lane, request, (bytes, permit), choice.deadline).await
             }
             Target::Remote { link, epoch } => {
                 request.epoch = *epoch;
+                let trace = request.trace;
                 let forward = journey::span(Verb::Forward, trace.as_ref(), Some(&request.key));
-                let called = forward.in_scope(|| link.call(request.clone(), deadline));
+                let asked_at = clock::now();
+                let called = forward.in_scope(|| link.call(request.clone(), choice.deadline));
                 let result = called.await;
                 drop(permit);
+                if let Ok(success) = &result {
+                    self.known.learn(request, asked_at, success);
+                }
                 let served_by = result.is_ok().then(|| link.peer().clone());
                 Attempt { served_by, ..Attempt::of(result, Place::Remote) }
             }
             Target::None { reason } => Attempt { no_route: true, ..nowhere(unavailable(reason)) },
         }
+    }
+
+    /// An attempt at a lane of this process.
+    async fn attempt_here(
+        &self,
+        lane: u16,
+        request: &Request,
+        (bytes, permit): (u32, Permit),
+        deadline: Instant,
+    ) -> Attempt {
+        let Some(lanes) = &self.lanes else {
+            let failure = unavailable("this process hosts no entities");
+            return Attempt::of(Err(failure), Place::None);
+        };
+        let (reply, answer) = self.local_calls.open(lane, deadline, Some(permit));
+        let remaining = deadline.saturating_since(clock::now());
+        let mut request = request.clone();
+        request.remaining_us = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
+        let (source, source_share) = (0, self.local_share);
+        lanes.deliver(lane, Envelope { request, deadline, bytes, source, source_share, reply });
+        Attempt::of(answer.await, Place::Local)
     }
 
     /// Room in this process for one request.
@@ -391,6 +409,7 @@ impl Inner {
         let random = fastrand::u64(..);
         match verdict {
             Verdict::Final => false,
+            Verdict::Other => now < deadline,
             Verdict::Reroute { known } => {
                 (self.refresh)(view.version());
                 // the refuser's newer map is worth the whole wait; else it may be the one to learn

@@ -6,6 +6,7 @@ mod crashes;
 mod disk;
 mod failover;
 mod forming;
+mod freshness;
 mod identity;
 mod idle;
 mod journey;

@@ -19,6 +19,7 @@ use mainstay::journey::{self, Verb};
 use mainstay::protocol::id::{IdempotencyKey, Key, Token};
 use mainstay::protocol::limits::{DECODE_DEPTH_MAX, PAYLOAD_BYTES_MAX};
 use mainstay::protocol::message::{Failure, Mode, Outcome, Pressure, TraceContext};
+use mainstay::protocol::replication::freshness::Freshness;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ use tracing::Instrument as _;
 
 use super::answers::{RETRY_MEMORY, unsent};
 use super::problem::Problem;
-use super::{Api, CallLimits, header_text, path, trace};
+use super::{Api, CallLimits, freshness, header_text, path, trace};
 use crate::backend::{Backend, Permit};
 
 /// How much longer than its deadline a call is waited for: the node itself ends it, and knows
@@ -80,6 +81,7 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
         key: target.key.clone(),
         method: target.method().id,
         mode,
+        freshness: asked.freshness,
         payload,
         idempotency: asked.idempotency,
         deadline: remaining,
@@ -243,6 +245,7 @@ impl Target {
                 internal("MS-2109", "the method panicked on this input before".to_owned())
             }
             Failure::Version { reason } => internal("MS-2110", reason),
+            Failure::Stale { reason } => unavailable("MS-2111", reason),
         }
     }
 
@@ -270,6 +273,7 @@ struct Asked {
     deadline: Option<Duration>,
     idempotency: Option<IdempotencyKey>,
     pressure: Pressure,
+    freshness: Option<Freshness>,
 }
 
 impl Asked {
@@ -300,7 +304,8 @@ impl Asked {
                 return Err(Problem::bad_header("MS-Pressure", "is neither wait nor refuse"));
             }
         };
-        Ok(Self { deadline, idempotency, pressure })
+        let freshness = freshness::of(headers, mode)?;
+        Ok(Self { deadline, idempotency, pressure, freshness })
     }
 }
 
@@ -409,6 +414,7 @@ fn token_headers(token: Token, replayed: bool) -> Vec<(HeaderName, HeaderValue)>
         (HeaderName::from_static("ms-version"), HeaderValue::from(token.seq.0)),
         (HeaderName::from_static("ms-epoch"), HeaderValue::from(token.epoch.0)),
     ];
+    headers.extend(freshness::token_header(token));
     if replayed {
         let name = HeaderName::from_static("idempotent-replay");
         headers.push((name, HeaderValue::from_static("true")));

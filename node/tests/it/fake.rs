@@ -213,6 +213,7 @@ impl Fake {
             "reentrant" => Failure::Reentrant,
             "panicked" => Failure::Panicked { quarantined: false },
             "quarantined" => Failure::Panicked { quarantined: true },
+            "stale" => Failure::Stale { reason: "the standby is at 0.3.1".to_owned() },
             "version" => Failure::Version { reason: "state of version 9".to_owned() },
             "unknown-kind" => Failure::Unknown { what: "kind".to_owned() },
             other => panic!("no failure {other}"),

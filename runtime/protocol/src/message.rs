@@ -25,6 +25,7 @@ use crate::id::{
     BootId, ClusterId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId,
     ShardId, Token,
 };
+use crate::replication::freshness::Freshness;
 
 /// The wire version that this build speaks; it also understands the one before, from version 2 on.
 pub const WIRE_VERSION: u16 = 1;
@@ -279,6 +280,11 @@ pub struct Request {
     pub from_kind: Option<KindId>,
     /// The arguments, in named MessagePack.
     pub payload: Bytes,
+    /// How fresh a state a query wants to see; `None` for the default, and then it is left away:
+    /// builds that do not know it read all other requests. A field after it could not be told from
+    /// it. Boxed, since few queries say so and all requests are moved about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Box<Freshness>>,
 }
 
 /// The answer to a [`Request`].
@@ -383,6 +389,12 @@ pub enum Failure {
         /// What was found and what is understood.
         reason: String,
     },
+    /// No copy that could be asked shows a state as fresh as the query wants it. Not executed. Told
+    /// only to queries that want some [`Freshness`].
+    Stale {
+        /// What is wanted, and what there is.
+        reason: String,
+    },
 }
 
 /// A question on a control connection.
@@ -456,3 +468,6 @@ pub enum ControlAnswer {
     /// To a map request; `None` when the asker's is as new.
     Map(Option<Box<ClusterState>>),
 }
+
+#[cfg(test)]
+mod tests;

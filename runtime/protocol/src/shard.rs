@@ -64,6 +64,7 @@ use crate::id::{EntityId, Epoch, IdempotencyKey, MethodId, NodeId, Seq, ShardId,
 use crate::mailbox::{SourceId, Ticket};
 use crate::message::{Failure, Mode, Pressure, Success};
 use crate::replication::Timing;
+use crate::replication::freshness::Freshness;
 use crate::replication::in_sync::Copies;
 use crate::time::{Instant, LogTime};
 
@@ -140,6 +141,8 @@ pub struct Ask {
     pub method: MethodId,
     /// Command or query.
     pub mode: Mode,
+    /// How fresh a state a query wants to see; `None` for the default.
+    pub freshness: Option<Freshness>,
     /// Wait for room or be refused.
     pub pressure: Pressure,
     /// The caller's idempotency key; of no meaning for a query.

@@ -1,5 +1,7 @@
 //! The router with lanes that are closures, and over real sockets.
 
+mod copies;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
@@ -74,6 +76,7 @@ pub(crate) fn call(key: &str) -> Call {
         key: Key::new(key).unwrap(),
         method: MethodId(1),
         mode: Mode::Command,
+        freshness: None,
         payload: Bytes::from_static(b"12345"),
         idempotency: None,
         deadline: Duration::from_secs(5),

@@ -16,6 +16,7 @@ use mainstay_protocol::id::{
 };
 use mainstay_protocol::limits;
 use mainstay_protocol::message::{Mode, Pressure, Request, Tag, TraceContext};
+use mainstay_protocol::replication::freshness::Freshness;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -151,6 +152,8 @@ struct WireRequest<'a> {
     from_kind: Option<KindId>,
     #[serde(borrow)]
     payload: &'a [u8],
+    #[serde(default)]
+    freshness: Option<Box<Freshness>>,
 }
 
 /// Decodes a request and checks the limits of what is inside it.
@@ -185,6 +188,7 @@ pub fn decode_request(body: &[u8]) -> Result<Request, FrameError> {
         trace: wire.trace,
         from_kind: wire.from_kind,
         payload: Bytes::copy_from_slice(wire.payload),
+        freshness: wire.freshness,
     })
 }
 
@@ -417,6 +421,7 @@ mod tests {
                 trace: flags[2].then_some(trace),
                 from_kind: flags[1].then_some(KindId(kind)),
                 payload: payload.into(),
+                freshness: flags[2].then(|| Box::new(Freshness::Strict)),
             }
         })
     }

@@ -224,6 +224,7 @@ fn request(payload: Bytes) -> Request {
         attempt: 0,
         trace: None,
         from_kind: None,
+        freshness: None,
         payload,
     }
 }

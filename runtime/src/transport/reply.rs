@@ -256,7 +256,8 @@ fn within_limits(reply: Reply) -> Reply {
         Err(
             Failure::Unavailable { reason, .. }
             | Failure::Malformed { reason }
-            | Failure::Version { reason },
+            | Failure::Version { reason }
+            | Failure::Stale { reason },
         ) if reason.len() > 4096 => limits::PAYLOAD_BYTES_MAX + reason.len(),
         Err(_) => 0,
     };

@@ -17,7 +17,10 @@ fn says_not_executed(failure: &Failure) -> bool {
         Failure::Deadline { outcome } | Failure::Unavailable { outcome, .. } => {
             *outcome == Outcome::NotExecuted
         }
-        Failure::Overloaded { .. } | Failure::NotPrimary { .. } | Failure::KeyConflict => true,
+        Failure::Overloaded { .. }
+        | Failure::NotPrimary { .. }
+        | Failure::KeyConflict
+        | Failure::Stale { .. } => true,
         _ => false,
     }
 }

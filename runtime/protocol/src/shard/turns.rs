@@ -6,6 +6,7 @@ use crate::id::{EntityId, IdempotencyKey, MethodId, Seq};
 use crate::mailbox::Taken;
 use crate::message::{Failure, Mode, Success};
 use crate::mutants::Mutant;
+use crate::replication::freshness::Freshness;
 use crate::time::{Instant, Moment};
 
 use super::primary::{Parcel, Primary};
@@ -19,6 +20,7 @@ pub(super) struct Running {
     pub(super) number: u64,
     pub(super) slot: u32,
     pub(super) mode: Mode,
+    pub(super) freshness: Option<Freshness>,
     pub(super) method: MethodId,
     pub(super) payload_hash: u64,
     pub(super) key: Option<IdempotencyKey>,
@@ -86,6 +88,7 @@ impl<T> Primary<T> {
             number: self.turn_number,
             slot,
             mode: ask.mode,
+            freshness: ask.freshness.filter(|_| ask.mode == Mode::Query),
             method: ask.method,
             payload_hash: ask.payload_hash,
             key: ask.idempotency.clone().filter(|_| ask.mode == Mode::Command),
@@ -119,13 +122,13 @@ impl<T> Primary<T> {
         let not_activated = matches!(done, Done::NotActivated { .. });
         let Verdict { entry, reply } = self.judge(&turn, done);
         let entry = entry.map(|(change, reply)| self.append_turn(&turn, change, reply));
-        let gate = self.gate(self.rows.row(turn.slot).last);
+        let gate = self.gate_of_turn(&turn);
         let planted = self.planted_gate(&turn, entry, gate);
         // What is logged is proven by being committed; what only shows state is not.
         let shows = entry.is_none() && !matches!(reply, Reply::Failure(_));
-        if shows && !self.in_sync.has_lease(at.now) {
+        if shows && !self.is_confirmed(turn.freshness, at.now) {
             let result = self.result(gate, reply);
-            self.hold_unconfirmed((planted, at.now), item, result);
+            self.hold_unconfirmed((planted, at.now), turn.freshness, item, result);
         } else {
             self.answer(&turn, planted, reply, item);
         }
@@ -142,6 +145,16 @@ impl<T> Primary<T> {
         }
         self.assert_invariants();
         Ok(Committing { entry, gate })
+    }
+
+    /// What a turn's reply waits for, and where its token says that the entity stands: its last
+    /// entry. A query that wants a state of some age learns where the whole shard stands.
+    fn gate_of_turn(&self, turn: &Running) -> Seq {
+        let gate = self.gate(self.rows.row(turn.slot).last);
+        match turn.freshness {
+            Some(Freshness::MaxStaleness(_)) => gate.max(self.watermark()),
+            None | Some(Freshness::Strict | Freshness::AtLeast(_)) => gate,
+        }
     }
 
     fn result(&self, gate: Seq, reply: Reply) -> Result<Success, Failure> {

@@ -68,6 +68,7 @@ fn request(number: u64, depth: usize, bytes: usize, refuse: bool) -> Request {
         attempt: 0,
         trace: None,
         from_kind: None,
+        freshness: None,
         payload: Bytes::from(vec![0; bytes]),
     }
 }
