@@ -48,7 +48,7 @@ pub enum Planted {
 }
 
 /// Every fault that can be planted here.
-pub const PLANTED: [Planted; 33] = [
+pub const PLANTED: [Planted; 35] = [
     Planted::Rule(Mutant::NoFencing),
     Planted::Rule(Mutant::PromiseNotPersisted),
     Planted::Rule(Mutant::NoPromiseAfterStart),
@@ -82,6 +82,8 @@ pub const PLANTED: [Planted; 33] = [
     Planted::Rule(Mutant::ConditionBeforeDedup),
     Planted::Rule(Mutant::VersionOfLastEntry),
     Planted::Rule(Mutant::ReplayShowsNow),
+    Planted::Rule(Mutant::StandbyShowsUncommitted),
+    Planted::Rule(Mutant::StandbyIgnoresToken),
 ];
 
 /// How often things happened.

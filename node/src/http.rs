@@ -30,6 +30,7 @@ pub mod answers;
 pub mod calls;
 mod condition;
 pub mod events;
+mod freshness;
 pub mod health;
 pub mod openapi;
 pub mod overview;

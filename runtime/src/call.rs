@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId, Seq};
 use mainstay_protocol::message::{Failure, Mode, Pressure, Success, TraceContext};
+use mainstay_protocol::replication::freshness::Freshness;
 
 /// One call, encoded.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct Call {
     pub method: MethodId,
     /// Command or query.
     pub mode: Mode,
+    /// How fresh a state a query wants to see; `None` for the default. Of no meaning for a command.
+    pub freshness: Option<Freshness>,
     /// The arguments, in named MessagePack.
     pub payload: Bytes,
     /// The caller's idempotency key, commands only.

@@ -18,6 +18,7 @@ mod fed;
 pub mod inbox;
 pub mod inspect;
 pub mod kinds;
+mod looks;
 mod saves;
 mod upkeep;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use tokio::sync::oneshot;
 use crate::clock;
 use crate::shard::commit::Saved;
 use crate::shard::copies::{Heard, Promoted};
+use crate::shard::looks::Seen;
 use crate::shard::turn::Loaded;
 use crate::shard::turn::away::TurnBack;
 use crate::storage::JournalNews;
@@ -79,6 +81,8 @@ pub enum Input {
     Promoted(Box<Promoted>),
     /// Other copies of this lane's shards said something.
     Heard(Vec<Heard>),
+    /// What a standby shows to a query.
+    Seen(Box<Seen>),
     /// The map changed.
     Map(NewestMap),
     /// The journal has room again: the push has woken the lane, and it runs what is ready.

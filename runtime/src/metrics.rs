@@ -126,6 +126,18 @@ pub const CATALOGUE: &[Metric] = &[
         "Turns longer than the configured threshold.",
     ),
     counter("mainstay_handler_panics_total", &["kind"], "1", "Handlers that panicked."),
+    counter(
+        "mainstay_queries_total",
+        &["kind", "copy"],
+        "1",
+        "Queries that ran here, by the copy of the shard that they were shown: primary, standby.",
+    ),
+    counter(
+        "mainstay_standby_refusals_total",
+        &["reason"],
+        "1",
+        "Queries that a standby here did not show: behind, elsewhere, full, unreadable.",
+    ),
     // -- entities --
     gauge("mainstay_entities", &["kind", "role"], "1", "Entities in memory."),
     gauge("mainstay_entity_state_bytes", &["role"], "By", "Encoded state in memory."),
@@ -184,7 +196,7 @@ pub const CATALOGUE: &[Metric] = &[
         "mainstay_call_retries_total",
         &["kind", "reason"],
         "1",
-        "Attempts after the first: not_primary, overloaded, unavailable.",
+        "Attempts after the first: not_primary, overloaded, unavailable, stale.",
     ),
     counter(
         "mainstay_call_forwards_total",

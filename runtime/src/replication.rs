@@ -28,6 +28,7 @@ mod following;
 mod keeper;
 mod lags;
 mod leading;
+mod looking;
 mod part;
 mod saving;
 mod shadow;
@@ -44,13 +45,14 @@ use mainstay_protocol::control::{Claim, ClusterState};
 use mainstay_protocol::dedup;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
 use mainstay_protocol::replication::standby;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::events::EventLog;
 use crate::lane::LaneInbox;
 use crate::lane::inbox::Inbox;
 use crate::shard::commit::Saving;
 use crate::shard::copies::Told;
+use crate::shard::looks::Look;
 use crate::storage::{Journal, JournalNews, State, StorageError, StoredState};
 use crate::transport;
 use crate::transport::handshake::Identity;
@@ -61,6 +63,7 @@ use auditing::answers::{Audited, Replacing};
 use copying::CopyIn;
 use copying::arrivals::Offer;
 use keeper::Keeper;
+pub use looking::Reading;
 pub use part::Found;
 use part::Opened;
 use shadow::{Start, Wanted};
@@ -95,6 +98,12 @@ pub enum Input {
     CopyBroke(ShardId, standby::Ticket),
     /// Rows of a primary take the place of those here: how many do.
     Replace(Replacing, oneshot::Sender<u32>),
+    /// A query wants to be shown what is here; and the room for it, once it waited for that.
+    Look(Box<Look>, Option<OwnedSemaphorePermit>),
+    /// The tables were read for one.
+    Looked(Box<Reading>, Result<Option<StoredState>, StorageError>),
+    /// One waited for room for too long.
+    NoRoom(Box<Look>),
     /// End.
     Stop(oneshot::Sender<()>),
 }
@@ -226,6 +235,16 @@ impl Replication {
     pub fn teller(&self) -> impl Fn(Vec<Told>) + Send + Sync + 'static {
         let inbox = self.inbox.clone();
         move |told| drop(inbox.push(Input::Told(told)))
+    }
+
+    /// What asks this room to show a query what a standby has. Once the room has ended it gives the
+    /// look back.
+    pub fn looker(&self) -> impl Fn(Look) -> Result<(), Box<Look>> + Send + Sync + 'static {
+        let inbox = self.inbox.clone();
+        move |look| match inbox.push(Input::Look(Box::new(look), None)) {
+            Err(Input::Look(look, _)) => Err(look),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Ends the room: nothing more is taken or sent.

@@ -20,8 +20,7 @@ use std::time::Duration;
 
 use mainstay_protocol::backoff;
 use mainstay_protocol::credits::entity_share;
-use mainstay_protocol::id::{EntityId, NodeId, RequestId};
-use mainstay_protocol::limits;
+use mainstay_protocol::id::{NodeId, RequestId};
 use mainstay_protocol::message::{Failure, Mode, Outcome, Pressure, Request, Success, Window};
 use mainstay_protocol::retry_budget::{self, RetryBudget};
 use mainstay_protocol::shard_map::ShardMap;
@@ -39,14 +38,18 @@ use crate::transport::links::Links;
 use crate::transport::reply::Envelope;
 use crate::transport::requests::overloaded;
 
+mod copies;
 pub mod kinds;
 pub mod locality;
+mod tries;
 mod verdict;
 mod view;
 
+use copies::{Choice, Known, Next, Pick};
 use kinds::{KindTable, Place, RetryReason};
 use locality::{Locality, LocalityRow};
-use verdict::{Verdict, verdict, without_promise};
+use tries::{Tries, checked, unavailable};
+use verdict::{Verdict, verdict};
 use view::{Target, View};
 
 /// Attempts of one call, whatever the deadline.
@@ -141,6 +144,7 @@ struct Inner {
     local_share: u32,
     intake: Intake,
     deadline_max: Duration,
+    known: Known,
     budget: Mutex<RetryBudget>,
     caller: u64,
     numbers: AtomicU64,
@@ -170,6 +174,7 @@ impl Router {
             local_share: entity_share(window),
             intake: parts.intake,
             deadline_max: parts.limits.deadline_max,
+            known: Known::default(),
             budget: Mutex::new(RetryBudget::new(parts.retry)),
             caller: fastrand::u64(1..),
             numbers: AtomicU64::new(1),
@@ -242,11 +247,12 @@ impl Inner {
         if retry == Retry::Safe {
             self.budget().handle_call();
         }
+        let mut choice = Choice::new(&call, begin, deadline);
         let mut request = self.request(call);
-        let mut tries = Tries { unknown: false, deadline };
+        let mut tries = Tries::new(deadline);
         loop {
             let view = Arc::clone(&self.view.borrow());
-            let attempt = self.attempt(&view, affinity, &mut request, deadline).await;
+            let attempt = self.attempt(&view, affinity, &mut request, &mut choice).await;
             let failure = match attempt.result {
                 Ok(success) => {
                     let served_by = attempt.served_by;
@@ -255,11 +261,13 @@ impl Inner {
                 Err(failure) => failure,
             };
             tries.note(&failure);
-            let verdict = match attempt.place {
-                Place::None if attempt.no_route => {
+            let verdict = match (choice.next(&failure, &view, request.shard), attempt.place) {
+                (Next::Other, _) => Verdict::Other,
+                (Next::Again, _) => Verdict::Reroute { known: 0 },
+                (Next::AsEver, Place::None) if attempt.no_route => {
                     Verdict::OtherOwner { patient: retry == Retry::Safe }
                 }
-                _ => verdict(&failure, retry, safe),
+                (Next::AsEver, _) => verdict(&failure, retry, safe),
             };
             if matches!(failure, Failure::NotPrimary { .. }) {
                 row.meters().forwarded();
@@ -267,7 +275,8 @@ impl Inner {
             let again = request.attempt < ATTEMPTS_MAX
                 && self.wait_for_next(verdict, &view, &request, deadline).await;
             if !again {
-                return (Err(tries.last(failure)), attempt.place);
+                let failure = choice.last(tries.last(failure), &view, request.shard);
+                return (Err(failure), attempt.place);
             }
             row.meters().retried(RetryReason::of(&failure));
             request.attempt += 1;
@@ -298,6 +307,7 @@ impl Inner {
             from_kind: call.from_kind,
             payload: call.payload,
             if_version: call.if_version,
+            freshness: None,
         }
     }
 
@@ -306,57 +316,66 @@ impl Inner {
         view: &View,
         affinity: &kinds::Affinity,
         request: &mut Request,
-        deadline: Instant,
+        choice: &mut Choice,
     ) -> Attempt {
         let nowhere = |failure| Attempt::of(Err(failure), Place::None);
-        let trace = request.trace;
-        let route = journey::span(Verb::Route, trace.as_ref(), Some(&request.key));
+        let route = journey::span(Verb::Route, request.trace.as_ref(), Some(&request.key));
         let routed =
             route.in_scope(|| host::affinity(affinity, &request.key).map(|key| view.route(key)));
-        let (shard, target) = match routed {
+        let (shard, primary) = match routed {
             Ok(routed) => routed,
             Err(error) => return nowhere(error.into()),
         };
         request.shard = shard;
+        let Pick { target, freshness } = choice.pick(view, &self.known, (shard, primary));
+        request.freshness = freshness.map(Box::new);
         let bytes = frame::cost(request);
-        let permit = match self.room(bytes, request, deadline).await {
+        let permit = match self.room(bytes, request, choice.deadline).await {
             Ok(permit) => permit,
             Err(failure) => return nowhere(failure),
         };
         match target {
             Target::Local { lane, epoch } => {
                 request.epoch = *epoch;
-                let Some(lanes) = &self.lanes else {
-                    return nowhere(unavailable("this process hosts no entities"));
-                };
-                let (reply, answer) = self.local_calls.open(*lane, deadline, Some(permit));
-                let remaining = deadline.saturating_since(clock::now());
-                let mut request = request.clone();
-                request.remaining_us = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
-                lanes.deliver(
-                    *lane,
-                    Envelope {
-                        request,
-                        deadline,
-                        bytes,
-                        source: 0,
-                        source_share: self.local_share,
-                        reply,
-                    },
-                );
-                Attempt::of(answer.await, Place::Local)
+                self.attempt_here(*lane, request, (bytes, permit), choice.deadline).await
             }
             Target::Remote { link, epoch } => {
                 request.epoch = *epoch;
+                let trace = request.trace;
                 let forward = journey::span(Verb::Forward, trace.as_ref(), Some(&request.key));
-                let called = forward.in_scope(|| link.call(request.clone(), deadline));
+                let asked_at = clock::now();
+                let called = forward.in_scope(|| link.call(request.clone(), choice.deadline));
                 let result = called.await;
                 drop(permit);
+                if let Ok(success) = &result {
+                    self.known.learn(request, asked_at, success);
+                }
                 let served_by = result.is_ok().then(|| link.peer().clone());
                 Attempt { served_by, ..Attempt::of(result, Place::Remote) }
             }
             Target::None { reason } => Attempt { no_route: true, ..nowhere(unavailable(reason)) },
         }
+    }
+
+    /// An attempt at a lane of this process.
+    async fn attempt_here(
+        &self,
+        lane: u16,
+        request: &Request,
+        (bytes, permit): (u32, Permit),
+        deadline: Instant,
+    ) -> Attempt {
+        let Some(lanes) = &self.lanes else {
+            let failure = unavailable("this process hosts no entities");
+            return Attempt::of(Err(failure), Place::None);
+        };
+        let (reply, answer) = self.local_calls.open(lane, deadline, Some(permit));
+        let remaining = deadline.saturating_since(clock::now());
+        let mut request = request.clone();
+        request.remaining_us = u64::try_from(remaining.as_micros()).unwrap_or(u64::MAX);
+        let (source, source_share) = (0, self.local_share);
+        lanes.deliver(lane, Envelope { request, deadline, bytes, source, source_share, reply });
+        Attempt::of(answer.await, Place::Local)
     }
 
     /// Room in this process for one request.
@@ -391,6 +410,7 @@ impl Inner {
         let random = fastrand::u64(..);
         match verdict {
             Verdict::Final => false,
+            Verdict::Other => now < deadline,
             Verdict::Reroute { known } => {
                 (self.refresh)(view.version());
                 // the refuser's newer map is worth the whole wait; else it may be the one to learn
@@ -434,59 +454,6 @@ impl Inner {
         let other = views.wait_for(|now| !now.same_target(view, request.shard));
         matches!(tokio::time::timeout_at(clock::to_tokio(until), other).await, Ok(Ok(_)))
     }
-}
-
-/// What the attempts of one call left known.
-struct Tries {
-    unknown: bool,
-    deadline: Instant,
-}
-
-impl Tries {
-    fn note(&mut self, failure: &Failure) {
-        self.unknown |= matches!(
-            failure,
-            Failure::Unavailable { outcome: Outcome::Unknown, .. }
-                | Failure::Deadline { outcome: Outcome::Unknown }
-        );
-    }
-
-    /// The last failure, with no promise that an earlier attempt has made void.
-    fn last(&self, failure: Failure) -> Failure {
-        if self.unknown {
-            return without_promise(failure);
-        }
-        match failure {
-            Failure::NotPrimary { primary, .. } if clock::now() >= self.deadline => {
-                let who = primary.map_or_else(|| "nobody".to_owned(), |node| node.to_string());
-                let reason = format!("no primary until the deadline; the last word was {who}");
-                Failure::Unavailable { outcome: Outcome::NotExecuted, reason }
-            }
-            failure => failure,
-        }
-    }
-}
-
-fn unavailable(reason: &str) -> Failure {
-    Failure::Unavailable { outcome: Outcome::NotExecuted, reason: reason.to_owned() }
-}
-
-/// Refuses what no attempt could carry.
-fn checked(call: &Call) -> Result<(), Failure> {
-    let bytes = call.payload.len();
-    if bytes > limits::PAYLOAD_BYTES_MAX {
-        let limit = limits::PAYLOAD_BYTES_MAX;
-        let reason = format!("the arguments have {bytes} bytes, the limit is {limit}");
-        return Err(Failure::Malformed { reason });
-    }
-    if call.chain.is_empty() {
-        return Ok(());
-    }
-    let entity = EntityId { kind: call.kind, key: call.key.clone() };
-    if call.chain.contains(&entity.hash64()) || call.chain.len() > limits::CALL_CHAIN_MAX {
-        return Err(Failure::Reentrant);
-    }
-    Ok(())
 }
 
 #[cfg(test)]

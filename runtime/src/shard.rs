@@ -18,6 +18,7 @@ pub mod commit;
 pub mod copies;
 pub mod dirty;
 pub mod handoff;
+pub mod looks;
 pub mod port;
 pub mod turn;
 

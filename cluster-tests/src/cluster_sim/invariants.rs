@@ -9,6 +9,7 @@ mod one_answers;
 mod promises_kept;
 mod real_time;
 mod set_size;
+mod standby_shows;
 mod versions;
 
 use mainstay_protocol::time::Instant;
@@ -87,6 +88,7 @@ impl Default for Invariants {
                 Box::<one_answers::OneAnswers>::default(),
                 Box::<promises_kept::PromisesKept>::default(),
                 Box::<set_size::SetSize>::default(),
+                Box::<standby_shows::StandbyShows>::default(),
                 Box::<real_time::RealTime>::default(),
                 Box::<key_once::KeyOnce>::default(),
                 Box::<versions::Versions>::default(),

@@ -40,7 +40,7 @@ fn the_same_seed_gives_the_same_trace() {
 
 /// Random faults, or a story; seeds within which a planted fault must be found; and who finds it
 /// by itself: an invariant, or "standby", which stops its node.
-const BUDGETS: [(Planted, Option<usize>, u64, &str); 30] = [
+const BUDGETS: [(Planted, Option<usize>, u64, &str); 32] = [
     (Planted::Rule(Mutant::NoFencing), Some(1), 20, "standby"),
     (Planted::Rule(Mutant::PromiseNotPersisted), None, 5, "promises_kept"),
     (Planted::Rule(Mutant::NoPromiseAfterStart), Some(2), 20, "one_answers"),
@@ -71,6 +71,8 @@ const BUDGETS: [(Planted, Option<usize>, u64, &str); 30] = [
     (Planted::Rule(Mutant::ConditionBeforeDedup), None, 60, "not_executed"),
     (Planted::Rule(Mutant::VersionOfLastEntry), None, 5, "versions"),
     (Planted::Rule(Mutant::ReplayShowsNow), None, 60, "versions"),
+    (Planted::Rule(Mutant::StandbyShowsUncommitted), None, 5, "standby_shows"),
+    (Planted::Rule(Mutant::StandbyIgnoresToken), None, 5, "standby_shows"),
 ];
 
 #[test]

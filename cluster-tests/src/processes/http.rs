@@ -74,6 +74,8 @@ pub struct Answer {
     pub body: Value,
     /// The node whose entity answered, if the answer says so.
     pub served_by: Option<String>,
+    /// Where the entity stood, if the answer says so.
+    pub token: Option<String>,
 }
 
 /// An outcome that will not change.
@@ -147,10 +149,10 @@ pub async fn ask(client: &reqwest::Client, at: SocketAddr, question: &Question) 
     }
     let response = request.send().await?;
     let status = response.status().as_u16();
-    let served_by = response.headers().get("ms-served-by");
-    let served_by = served_by.and_then(|name| name.to_str().ok()).map(str::to_owned);
+    let said = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let (served_by, token) = (said("ms-served-by"), said("ms-token"));
     let body = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
-    Ok(Answer { status, body, served_by })
+    Ok(Answer { status, body, served_by, token })
 }
 
 pub(super) async fn get(
@@ -192,8 +194,12 @@ mod tests {
 
     #[test]
     fn a_timeout_settles_nothing_and_a_refusal_does() {
-        let answer =
-            |status, body: &str| Answer { status, body: body.parse().unwrap(), served_by: None };
+        let answer = |status, body: &str| Answer {
+            status,
+            body: body.parse().unwrap(),
+            served_by: None,
+            token: None,
+        };
         assert_eq!(answer(504, r#"{"code":"MS-2103","retryable":true}"#).definite(), None);
         let unknown = r#"{"code":"MS-2105","retryable":false,"outcome":"unknown"}"#;
         assert_eq!(answer(503, unknown).definite(), None);

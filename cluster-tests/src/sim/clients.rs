@@ -88,6 +88,7 @@ impl Call {
             entity: model::entity(self.entity),
             method: self.method.id(),
             mode: self.method.mode(),
+            freshness: None,
             pressure: self.pressure,
             idempotency: self.key.map(key),
             payload_hash: self.value,

@@ -7,6 +7,7 @@ mod disk;
 mod drift;
 mod failover;
 mod forming;
+mod freshness;
 mod identity;
 mod idle;
 mod journey;

@@ -19,6 +19,7 @@ use mainstay::journey::{self, Verb};
 use mainstay::protocol::id::{IdempotencyKey, Key, Seq, Token};
 use mainstay::protocol::limits::{DECODE_DEPTH_MAX, PAYLOAD_BYTES_MAX};
 use mainstay::protocol::message::{Failure, Mode, Outcome, Pressure, TraceContext};
+use mainstay::protocol::replication::freshness::Freshness;
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::Instant;
@@ -26,7 +27,7 @@ use tracing::Instrument as _;
 
 use super::answers::{RETRY_MEMORY, unsent};
 use super::problem::Problem;
-use super::{Api, CallLimits, condition, header_text, path, trace};
+use super::{Api, CallLimits, condition, freshness, header_text, path, trace};
 use crate::backend::{Backend, Permit};
 
 /// How much longer than its deadline a call is waited for: the node itself ends it, and knows
@@ -80,6 +81,7 @@ async fn answer(api: &Api, request: Request, trace: TraceContext) -> Result<Resp
         key: target.key.clone(),
         method: target.method().id,
         mode,
+        freshness: asked.freshness,
         payload,
         idempotency: asked.idempotency,
         if_version: asked.if_version,
@@ -251,6 +253,7 @@ impl Target {
                 internal("MS-2109", "the method panicked on this input before".to_owned())
             }
             Failure::Version { reason } => internal("MS-2110", reason),
+            Failure::Stale { reason } => unavailable("MS-2112", reason),
         }
     }
 
@@ -277,6 +280,7 @@ struct Asked {
     idempotency: Option<IdempotencyKey>,
     if_version: Option<Seq>,
     pressure: Pressure,
+    freshness: Option<Freshness>,
 }
 
 impl Asked {
@@ -308,7 +312,8 @@ impl Asked {
             }
         };
         let if_version = condition::of(headers, mode)?;
-        Ok(Self { deadline, idempotency, if_version, pressure })
+        let freshness = freshness::of(headers, mode)?;
+        Ok(Self { deadline, idempotency, if_version, pressure, freshness })
     }
 }
 
@@ -419,6 +424,7 @@ fn with_token(problem: Problem, token: Token, replayed: bool) -> Problem {
 
 fn token_headers(token: Token, replayed: bool) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = condition::headers(token).to_vec();
+    headers.extend(freshness::token_header(token));
     if replayed {
         let name = HeaderName::from_static("idempotent-replay");
         headers.push((name, HeaderValue::from_static("true")));

@@ -94,6 +94,8 @@ fn operation(
     if method.mode == Mode::Command {
         parameters.push(reference("parameters", "IdempotencyKey"));
         parameters.push(reference("parameters", "IfMatch"));
+    } else {
+        parameters.push(reference("parameters", "Freshness"));
     }
     for name in ["TimeoutMs", "Pressure", "Traceparent"] {
         parameters.push(reference("parameters", name));
@@ -133,6 +135,7 @@ fn outcomes(mode: Mode, value: &Schema, error: &Schema) -> Value {
                 "ETag": reference("headers", "ETag"),
                 "MS-Version": reference("headers", "Version"),
                 "MS-Epoch": reference("headers", "Epoch"),
+                "MS-Token": reference("headers", "Token"),
                 "MS-Served-By": reference("headers", "ServedBy"),
                 "Idempotent-Replay": reference("headers", "IdempotentReplay"),
                 "traceparent": reference("headers", "Traceparent"),
@@ -186,7 +189,12 @@ const RESPONSES: &[(&str, &str, &str)] = &[
     ),
     ("429", "Overloaded", "No room for another request (MS-2101)"),
     ("500", "Failed", "The method panicked (MS-2108, 2109), or two builds differ (MS-2110)"),
-    ("503", "Unavailable", "The shard cannot serve at the moment (MS-2104, 2105)"),
+    (
+        "503",
+        "Unavailable",
+        "The shard cannot serve at the moment (MS-2104, 2105), or no copy is as fresh as the query \
+         wants (MS-2112)",
+    ),
     ("504", "Deadline", "The deadline passed (MS-2102: not executed, MS-2103: unknown)"),
 ];
 
@@ -252,6 +260,12 @@ fn parameters(limits: &CallLimits) -> Value {
             "description": "When there is no room: wait until the deadline, or refuse at once",
             "schema": { "type": "string", "enum": ["wait", "refuse"], "default": "wait" },
         },
+        "Freshness": {
+            "name": "MS-Freshness", "in": "header", "required": false,
+            "description": "How fresh a state is shown: strict, at-least= the MS-Token of an \
+                answer, or max-staleness= a span in ms or s; without it the newest",
+            "schema": { "type": "string", "pattern": super::freshness::PATTERN },
+        },
         "Traceparent": {
             "name": "traceparent", "in": "header", "required": false,
             "description": "W3C trace context; an invalid one begins a new trace",
@@ -266,6 +280,7 @@ fn headers() -> Value {
         "ETag": header("The entity's version in quotes, for If-Match", "string"),
         "Version": header("The entity's version", "integer"),
         "Epoch": header("In which epoch of the shard's primary", "integer"),
+        "Token": header("Both with the shard, for a later at-least", "string"),
         "ServedBy": header("The node that served the call", "string"),
         "IdempotentReplay": header("true: the stored answer of an earlier call", "string"),
         "Traceparent": header("The trace and span of this call", "string"),

@@ -263,6 +263,7 @@ async fn failures_have_their_status_code_and_outcome() {
         ("panicked", 500, "MS-2108", false, "not_executed"),
         ("quarantined", 500, "MS-2109", false, "not_executed"),
         ("version", 500, "MS-2110", false, "not_executed"),
+        ("stale", 503, "MS-2112", true, "not_executed"),
         ("unknown-kind", 404, "MS-2001", false, "not_executed"),
     ] {
         let body = json!({"how": how}).to_string();

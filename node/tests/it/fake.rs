@@ -154,7 +154,7 @@ impl Fake {
 
     fn success(&self, value: &Value) -> Success {
         let value = Bytes::from(serde_json::to_vec(value).unwrap());
-        Success { value, token: self.token(), replayed: false }
+        Success { value, token: self.token(), replayed: false, place: None }
     }
 
     fn run(&self, call: &Call) -> Result<Success, Failure> {
@@ -218,6 +218,7 @@ impl Fake {
             "mismatch" => Failure::VersionMismatch { token: self.token() },
             "panicked" => Failure::Panicked { quarantined: false },
             "quarantined" => Failure::Panicked { quarantined: true },
+            "stale" => Failure::Stale { reason: "the standby is at 0.3.1".to_owned() },
             "version" => Failure::Version { reason: "state of version 9".to_owned() },
             "unknown-kind" => Failure::Unknown { what: "kind".to_owned() },
             other => panic!("no failure {other}"),

@@ -34,6 +34,12 @@ async fn every_method_is_described_with_its_schemas() {
     assert_eq!(by["maximum"], i64::MAX);
     let get = &document["paths"]["/v1/counter/{key}/get"]["post"];
     assert_eq!(get["requestBody"]["required"], false);
+    let names = |method: &Value| {
+        let parameters = method["parameters"].as_array().unwrap().clone();
+        parameters.iter().map(|it| it["$ref"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let freshness = "#/components/parameters/Freshness".to_owned();
+    assert!(names(get).contains(&freshness) && !names(add).contains(&freshness));
     for status in
         ["200", "400", "404", "408", "409", "412", "413", "415", "422", "429", "500", "503"]
     {

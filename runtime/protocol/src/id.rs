@@ -3,6 +3,8 @@
 //! Hashes here are part of the stored format: `xxh3` over explicit little-endian bytes, pinned by
 //! golden tests. Changing one strands every stored entity.
 
+mod token;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::limits;
+pub use token::{Token, TokenError};
 
 /// Why a name was refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -429,19 +432,6 @@ impl From<IdempotencyKey> for Arc<str> {
     fn from(key: IdempotencyKey) -> Self {
         key.0
     }
-}
-
-/// Where an entity stood when it replied: what a later read may ask to be included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Token {
-    /// The shard.
-    pub shard: ShardId,
-    /// The epoch that replied.
-    pub epoch: Epoch,
-    /// The entity's version: the place of the newest entry that changed it, 0 when none did. It
-    /// names one state, and stays while the state does: through passivation, restarts, failovers
-    /// and moves.
-    pub seq: Seq,
 }
 
 #[cfg(test)]

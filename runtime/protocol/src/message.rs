@@ -17,6 +17,8 @@
 //! | 40 | appends | primary's node to a standby's; no MessagePack, see `replication::wire` |
 //! | 41 | answers | the way back |
 
+mod request;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,7 @@ use crate::id::{
     BootId, ClusterId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId,
     Seq, ShardId, Token,
 };
+use crate::replication::freshness::Freshness;
 
 /// The wire version that this build speaks; it also understands the one before, from version 2 on.
 pub const WIRE_VERSION: u16 = 1;
@@ -245,7 +248,7 @@ pub struct TraceContext {
 }
 
 /// One call on its way to the owner of its entity.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Request {
     /// Names the call on this connection; the reply repeats it.
     pub correlation: u64,
@@ -282,8 +285,12 @@ pub struct Request {
     /// The version at which alone the command may run; 0 is that of an entity never written. Not
     /// on the wire when absent: a build that does not know it refuses the request, and cannot run
     /// it unconditionally.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub if_version: Option<Seq>,
+    /// How fresh a state a query wants to see; `None` for the default. Not on the wire when absent,
+    /// either. Boxed, since few queries say so and all requests are moved about.
+    #[serde(default)]
+    pub freshness: Option<Box<Freshness>>,
 }
 
 /// The answer to a [`Request`].
@@ -311,6 +318,10 @@ pub struct Success {
     pub token: Token,
     /// The answer is the stored one of an earlier call with the same idempotency key.
     pub replayed: bool,
+    /// Where the whole shard stood, told to a query of some age by the primary; not on the wire when
+    /// absent. The token says less: when its own entity changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<Seq>,
 }
 
 /// What is known about a call that gave no answer.
@@ -393,6 +404,12 @@ pub enum Failure {
     /// A stored or sent state is of a version that this build cannot read.
     Version {
         /// What was found and what is understood.
+        reason: String,
+    },
+    /// No copy that could be asked shows a state as fresh as the query wants it. Not executed. Told
+    /// only to queries that want some [`Freshness`].
+    Stale {
+        /// What is wanted, and what there is.
         reason: String,
     },
 }

@@ -101,6 +101,14 @@ pub enum Mutant {
     AuditIgnoresPlace,
     /// An audit believes the primary, whatever the other copies agree on.
     AuditBelievesPrimary,
+    /// A strict query is answered under a lease.
+    StrictTrustsLease,
+    /// A standby shows entries that are not committed.
+    StandbyShowsUncommitted,
+    /// A standby shows what it has, whatever the query's token says.
+    StandbyIgnoresToken,
+    /// Staleness counts from when the primary's answer came.
+    StalenessFromReceipt,
 }
 
 /// What is planted, if anything.

@@ -19,6 +19,7 @@
 
 pub mod audit;
 pub mod delta;
+pub mod freshness;
 pub mod history;
 pub mod in_sync;
 pub mod standby;

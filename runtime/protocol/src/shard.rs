@@ -64,6 +64,7 @@ use crate::id::{EntityId, Epoch, IdempotencyKey, MethodId, NodeId, Seq, ShardId,
 use crate::mailbox::{SourceId, Ticket};
 use crate::message::{Failure, Mode, Pressure, Success};
 use crate::replication::Timing;
+use crate::replication::freshness::Freshness;
 use crate::replication::in_sync::Copies;
 use crate::time::{Instant, LogTime};
 
@@ -140,6 +141,8 @@ pub struct Ask {
     pub method: MethodId,
     /// Command or query.
     pub mode: Mode,
+    /// How fresh a state a query wants to see; `None` for the default.
+    pub freshness: Option<Freshness>,
     /// Wait for room or be refused.
     pub pressure: Pressure,
     /// The caller's idempotency key; of no meaning for a query.
@@ -308,9 +311,9 @@ pub struct Counters {
 
 /// The public form of a stored reply.
 fn reply_of(reply: &StoredReply, token: Token) -> Result<Success, Failure> {
-    let replayed = true;
+    let (replayed, place) = (true, None);
     match reply {
-        StoredReply::Value(value) => Ok(Success { value: value.clone(), token, replayed }),
+        StoredReply::Value(value) => Ok(Success { value: value.clone(), token, replayed, place }),
         StoredReply::App(error) => Err(Failure::App { error: error.clone(), token, replayed }),
         StoredReply::Quarantined => Err(Failure::Panicked { quarantined: true }),
     }

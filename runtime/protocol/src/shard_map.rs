@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use crate::control::{ClusterState, Member, MemberState, ShardConfig};
-use crate::id::{BootId, ClusterId, Epoch, NodeId, ShardId};
+use crate::id::{BootId, ClusterId, DiskId, Epoch, NodeId, ShardId};
 
 /// The shards and members of one version of the cluster's state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,11 +23,13 @@ pub struct ShardMap {
     by_name: BTreeMap<NodeId, usize>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     epoch: Epoch,
     /// The place of its primary in `nodes`.
     primary: Option<usize>,
+    /// The places of the other members of its in-sync set that are up.
+    standbys: Vec<usize>,
     disk_lost: bool,
 }
 
@@ -102,6 +104,9 @@ impl ShardMap {
             disk_lost: config.primary.as_ref().is_some_and(|claim| {
                 state.members.get(&claim.node).is_none_or(|member| member.disk != claim.disk)
             }),
+            standbys: standbys(state, config)
+                .filter_map(|node| by_name.get(node).copied())
+                .collect(),
         };
         let shards = state.shards.iter().map(entry).collect();
         Self { cluster: state.cluster, version: state.version, shards, nodes, by_name }
@@ -145,6 +150,12 @@ impl ShardMap {
         Ok(Route { shard, epoch: entry.epoch, node, lane: node.lane_of(shard) })
     }
 
+    /// The members that hold a copy of the shard in sync and are up, without its primary, by name.
+    pub fn standbys(&self, shard: ShardId) -> impl Iterator<Item = &Node> {
+        let entry = self.shards.get(shard.0 as usize);
+        entry.into_iter().flat_map(|entry| entry.standbys.iter().map(|at| &self.nodes[*at]))
+    }
+
     /// The member of this name.
     pub fn node(&self, name: &NodeId) -> Option<&Node> {
         Some(&self.nodes[*self.by_name.get(name)?])
@@ -164,6 +175,20 @@ impl ShardMap {
             .zip(&self.shards)
             .filter_map(move |(shard, entry)| held(entry).then_some((shard, entry.epoch)))
     }
+}
+
+/// Who is in the set with the disk that it has, beside the primary.
+fn standbys<'s>(
+    state: &'s ClusterState,
+    config: &'s ShardConfig,
+) -> impl Iterator<Item = &'s NodeId> {
+    let primary = config.primary.as_ref().map(|claim| &claim.node);
+    let others = config.in_sync.iter().filter(move |(node, _)| Some(*node) != primary);
+    let up = |node: &NodeId, disk: &DiskId| {
+        let member = state.members.get(node);
+        member.is_some_and(|member| member.disk == *disk && member.state != MemberState::Down)
+    };
+    others.filter(move |(node, disk)| up(node, disk)).map(|(node, _)| node)
 }
 
 impl Node {
@@ -188,7 +213,6 @@ impl Node {
 mod tests {
     use super::*;
     use crate::control::{Claim, ShardConfig};
-    use crate::id::DiskId;
 
     const CLUSTER: ClusterId = ClusterId::from_bytes([1; 16]);
 
@@ -265,6 +289,25 @@ mod tests {
         assert_eq!(held("n1"), [(ShardId(0), Epoch(4)), (ShardId(4), Epoch(1))]);
         assert_eq!(held("n2"), [(ShardId(1), Epoch(5))], "not what was on its lost disk");
         assert_eq!(held("n9"), []);
+    }
+
+    #[test]
+    fn standbys_are_in_sync_with_the_disks_that_they_have_and_up() {
+        let name = |name| NodeId::new(name).unwrap();
+        let disk = |disk| DiskId::from_bytes([disk; 16]);
+        let members = [("n1", 1, MemberState::Up), ("n2", 2, MemberState::Down)]
+            .into_iter()
+            .chain([("n3", 3, MemberState::Draining), ("n4", 9, MemberState::Up)]);
+        let in_sync = [("n1", 1), ("n2", 2), ("n3", 3), ("n4", 4)];
+        let in_sync = in_sync.map(|(node, number)| (name(node), disk(number))).into();
+        let map = ShardMap::new(&ClusterState {
+            members: members.map(|(node, disk, state)| (name(node), member(disk, state))).collect(),
+            shards: vec![ShardConfig { in_sync, ..served("n1", 1, 4) }],
+            ..ClusterState::new()
+        });
+        let standbys: Vec<_> = map.standbys(ShardId(0)).map(|node| node.node.as_str()).collect();
+        assert_eq!(standbys, ["n3"], "n2 is down, n4 came back with another disk");
+        assert_eq!(map.standbys(ShardId(1)).count(), 0);
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl LaneMaker<'_> {
         let (journal, state) = (self.storage.journal().clone(), self.storage.state().clone());
         let port: Arc<dyn CallPort> = Arc::new(self.router.clone());
         let moving = self.moving.clone();
-        let told = self.replication.teller();
+        let (told, look) = (self.replication.teller(), self.replication.looker());
         let proposals = self.proposals.clone();
         let (me, registry) = (self.node.me.clone(), Arc::clone(&self.node.registry));
         let (slow_turn, lanes) = (config.lanes.slow_turn, self.node.lanes);
@@ -155,6 +155,7 @@ impl LaneMaker<'_> {
                 shards_total: u32::try_from(map.shards.len()).unwrap_or(u32::MAX),
                 limits,
                 told: Arc::new(told),
+                look: Arc::new(look),
                 propose: Arc::new(move |shard, command| proposals.propose(shard, command)),
                 departures: Arc::new(move |departure: Departure| moving.depart(departure)),
                 dirty_bytes: std::cell::Cell::new(0),

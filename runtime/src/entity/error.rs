@@ -56,6 +56,12 @@ pub enum CallError<E> {
         /// "kind" or "method".
         what: String,
     },
+    /// No copy that could be asked shows a state as fresh as the query wants it. Not executed; ask
+    /// again, or for less.
+    Stale {
+        /// What is wanted, and what there is.
+        reason: String,
+    },
     /// The entity's key, the idempotency key or the arguments are not valid. Not executed.
     Malformed {
         /// What is wrong, and where.
@@ -84,6 +90,7 @@ impl<E> CallError<E> {
             | Self::Reentrant
             | Self::Panicked { .. }
             | Self::Unknown { .. }
+            | Self::Stale { .. }
             | Self::Malformed { .. } => Outcome::NotExecuted,
         }
     }
@@ -100,6 +107,7 @@ impl<E> CallError<E> {
             | Self::Reentrant
             | Self::Panicked { .. }
             | Self::Unknown { .. }
+            | Self::Stale { .. }
             | Self::Malformed { .. }
             | Self::Version { .. } => None,
         }
@@ -109,7 +117,7 @@ impl<E> CallError<E> {
     /// idempotency key. With a key, or for a query, an unknown outcome may be asked again too.
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Overloaded { .. } => true,
+            Self::Overloaded { .. } | Self::Stale { .. } => true,
             Self::Deadline { outcome } | Self::Unavailable { outcome, .. } => {
                 matches!(outcome, Outcome::NotExecuted)
             }
@@ -141,6 +149,7 @@ impl<E> CallError<E> {
             Self::Unknown { .. } => "MS-2002",
             Self::Malformed { .. } => "MS-2004",
             Self::Version { .. } => "MS-2110",
+            Self::Stale { .. } => "MS-2112",
         }
     }
 }
@@ -163,6 +172,7 @@ impl<E: AppError> From<Failure> for CallError<E> {
             Failure::Unavailable { outcome, reason } => Self::Unavailable { outcome, reason },
             Failure::Unknown { what } => Self::Unknown { what },
             Failure::Malformed { reason } => Self::Malformed { reason },
+            Failure::Stale { reason } => Self::Stale { reason },
             Failure::KeyConflict => Self::KeyConflict,
             Failure::VersionMismatch { token } => Self::VersionMismatch { current: token.seq.0 },
             Failure::Reentrant => Self::Reentrant,
@@ -204,6 +214,7 @@ impl<E: std::fmt::Display> std::fmt::Display for CallError<E> {
                 f.write_str("the handler panicked on this input too often, it is not tried again")
             }
             Self::Unknown { what } => write!(f, "the cluster does not know this {what}"),
+            Self::Stale { reason } => write!(f, "no copy is fresh enough: {reason}"),
             Self::Malformed { reason } => write!(f, "malformed: {reason}"),
             Self::Version { outcome, reason } => {
                 write!(f, "unknown version, {}: {reason}", words(*outcome))

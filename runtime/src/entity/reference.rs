@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mainstay_protocol::id::{IdempotencyKey, Key, KindId, MethodId, NameError, Seq, Token};
 use mainstay_protocol::message::{Failure, Mode, Pressure, Success, TraceContext};
+use mainstay_protocol::replication::freshness::Freshness;
 
 use super::message::{AppError, Command, Query, Wire};
 use super::{CallError, Entity, codec};
@@ -83,6 +84,7 @@ impl<E: Entity> Ref<E> {
             key,
             method: MethodId::of(method),
             mode,
+            freshness: None,
             payload,
             idempotency: None,
             if_version: None,
@@ -176,6 +178,25 @@ impl<E: Entity, M: Query<E>> QueryCall<E, M> {
     pub async fn with_version(self) -> Result<Done<M::Value>, CallError<M::Error>> {
         CommandFuture { sent: Sent::send(&*self.port, self.call), method: PhantomData }.await
     }
+
+    /// Relies on no clock: the primary asks the other copies whether it still is that, after the
+    /// query came, whatever they promised before.
+    pub fn strict(self) -> Self {
+        self.with(|call| call.freshness = Some(Freshness::Strict))
+    }
+
+    /// Shows a state that includes what this token was given for, and may be older than the newest
+    /// one. A copy of the shard on the node that is called answers by itself.
+    pub fn at_least(self, token: Token) -> Self {
+        self.with(|call| call.freshness = Some(Freshness::AtLeast(token)))
+    }
+
+    /// Shows a state with everything in it that was acknowledged so long before the call, or
+    /// earlier. A copy of the shard on the node that is called answers by itself, as long as that
+    /// node has asked the primary within that time.
+    pub fn max_staleness(self, max_staleness: Duration) -> Self {
+        self.with(|call| call.freshness = Some(Freshness::MaxStaleness(max_staleness)))
+    }
 }
 
 impl<E: Entity, M: Query<E>> IntoFuture for QueryCall<E, M> {
@@ -241,7 +262,7 @@ impl<T: Wire, E: AppError> Future for CommandFuture<T, E> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.sent.poll(cx).map(|answer| {
-            let Success { value, token, replayed } = answer?.success;
+            let Success { value, token, replayed, place: _ } = answer?.success;
             Ok(Done { value: read(&value)?, token, replayed })
         })
     }

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::metrics::SharedGauge;
 use crate::shard::commit::Part;
 use crate::shard::copies::Told;
+use crate::shard::looks::Seen;
 use crate::shard::{self, Opened, ShardHost, admission};
 use crate::storage::{Batch, JournalNews, Writer};
 use crate::transport::reply::Envelope;
@@ -38,6 +39,8 @@ pub struct Core {
     pub(super) shards: BTreeMap<ShardId, ShardHost>,
     /// Shards with turns to run, each once.
     ready: VecDeque<ShardId>,
+    /// What standbys show to queries, which are to be run.
+    pub(super) seen: VecDeque<Seen>,
     /// Shards with entries to send or replies to release.
     pub(super) touched: Vec<ShardId>,
     /// What those who feed other copies are told at the end of this pass.
@@ -87,6 +90,7 @@ impl Core {
             turns_per_pass,
             shards: recovered.into_iter().map(|host| (host.shard, host)).collect(),
             ready: VecDeque::new(),
+            seen: VecDeque::new(),
             touched: Vec::new(),
             told: Vec::new(),
             map,
@@ -138,6 +142,7 @@ impl Core {
             Input::Arriving(arriving) => self.handle_arriving(*arriving),
             Input::Promoted(promoted) => self.handle_promoted(*promoted),
             Input::Heard(heard) => self.handle_heard(heard),
+            Input::Seen(seen) => self.seen.push_back(*seen),
             Input::Map(newest) => {
                 if let Some(map) = newest.take() {
                     self.handle_map(map);
@@ -153,8 +158,9 @@ impl Core {
     /// Runs turns, fairly over shards, within the budget of a pass; `true` when there are more.
     /// None while the journal is behind: its answers bring the lane here again.
     pub fn run(&mut self) -> bool {
+        let more_seen = self.show_some();
         if self.ready.is_empty() || !self.env.journal.has_room() {
-            return false;
+            return more_seen;
         }
         let mut budget = self.turns_per_pass;
         let end = clock::now() + PASS;
@@ -175,7 +181,7 @@ impl Core {
             }
             self.touched.push(shard);
         }
-        !self.ready.is_empty()
+        more_seen || !self.ready.is_empty()
     }
 
     /// Hands new entries to the journal as one batch, and lets committed replies leave.
@@ -275,8 +281,7 @@ impl Core {
     fn handle_request(&mut self, envelope: Envelope) {
         let shard = envelope.request.shard;
         let Some(serving) = self.shards.get_mut(&shard).and_then(ShardHost::serving) else {
-            let failure = self.env.not_primary(self.primary_of(shard));
-            envelope.reply.send(Err(failure));
+            self.handle_unserved(envelope);
             return;
         };
         match admission::check(&mut self.env, &envelope.request) {
@@ -293,7 +298,7 @@ impl Core {
         }
     }
 
-    fn primary_of(&self, shard: ShardId) -> Option<NodeId> {
+    pub(super) fn primary_of(&self, shard: ShardId) -> Option<NodeId> {
         let config = self.map.shards.get(shard.0 as usize)?;
         let primary = config.primary.as_ref().map(|claim| claim.node.clone())?;
         // Naming ourselves while we do not serve would send the caller round in a circle.

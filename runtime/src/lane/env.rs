@@ -19,6 +19,7 @@ use crate::call::{Call, CallFuture, CallPort};
 use crate::config;
 use crate::shard::copies::Told;
 use crate::shard::handoff::Departure;
+use crate::shard::looks::Look;
 use crate::storage::{Journal, State};
 
 /// One shard may take this part of what is free of the lane's budget for dedup records, between
@@ -61,6 +62,8 @@ pub struct Env {
     pub departures: Arc<dyn Fn(Departure) + Send + Sync>,
     /// Tells those who feed other copies how shards go on.
     pub told: Arc<dyn Fn(Vec<Told>) + Send + Sync>,
+    /// Asks those who follow other primaries' shards to show one to a query, unless they are gone.
+    pub look: Arc<dyn Fn(Look) -> Result<(), Box<Look>> + Send + Sync>,
     /// Proposes a command to the control plane; what becomes of it is in the map.
     pub propose: Arc<dyn Fn(ShardId, Command) + Send + Sync>,
     /// Bytes of state that no snapshot holds, over all shards of the lane.

@@ -50,6 +50,10 @@ pub struct Kind {
     pub slow: Tally,
     /// Handlers that panicked.
     pub panics: Tally,
+    /// Queries that ran at the primary.
+    pub primary_queries: Tally,
+    /// Queries that ran on what a standby has.
+    pub standby_queries: Tally,
     /// Calls refused because a mailbox was full.
     pub full_rejected: Tally,
     /// Calls that waited because a mailbox was full.
@@ -124,6 +128,8 @@ impl Kind {
             ),
             slow: Tally::new(counter!("mainstay_handler_slow_turns_total", "kind" => kind)),
             panics: Tally::new(counter!("mainstay_handler_panics_total", "kind" => kind)),
+            primary_queries: tally("mainstay_queries_total", "copy", "primary"),
+            standby_queries: tally("mainstay_queries_total", "copy", "standby"),
             full_rejected: tally("mainstay_mailbox_full_total", "action", "reject"),
             full_waited: tally("mainstay_mailbox_full_total", "action", "wait"),
             activated_new: activated("new"),
@@ -198,6 +204,8 @@ impl Kind {
         for tally in [
             &mut self.slow,
             &mut self.panics,
+            &mut self.primary_queries,
+            &mut self.standby_queries,
             &mut self.full_rejected,
             &mut self.full_waited,
             &mut self.activated_new,

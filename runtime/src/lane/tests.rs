@@ -2,6 +2,7 @@
 
 mod fed;
 mod fenced;
+mod looks;
 mod moves;
 mod versions;
 
@@ -22,6 +23,7 @@ use mainstay_protocol::id::{
 use mainstay_protocol::message::{Failure, Pressure, Request};
 use mainstay_protocol::passivation::Passivation;
 use mainstay_protocol::replication::Position;
+use mainstay_protocol::replication::freshness::Freshness;
 use serde_json::{Value, json};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -36,6 +38,7 @@ use crate::entity::host::KindHost;
 use crate::prelude::*;
 use crate::shard::copies::Told;
 use crate::shard::handoff::Departure;
+use crate::shard::looks::Look;
 use crate::storage::{self, Storage, Writer};
 use crate::transport::reply::Envelope;
 use crate::transport::{LocalCall, LocalCalls};
@@ -132,6 +135,17 @@ fn note<T>(noted: &Mutex<Vec<T>>, new: impl IntoIterator<Item = T>) {
     noted.lock().unwrap().extend(new);
 }
 
+/// Notes looks, and takes them all.
+fn looker(
+    looked: &Arc<Mutex<Vec<Look>>>,
+) -> Arc<dyn Fn(Look) -> Result<(), Box<Look>> + Send + Sync> {
+    let looked = Arc::clone(looked);
+    Arc::new(move |look| {
+        note(&looked, [look]);
+        Ok(())
+    })
+}
+
 /// The lane of node `n1`, with one shard.
 struct Rig {
     core: Core,
@@ -143,6 +157,10 @@ struct Rig {
     told: Arc<Mutex<Vec<Told>>>,
     /// What was proposed to the control plane.
     proposed: Arc<Mutex<Vec<Command>>>,
+    /// What standbys were asked to show.
+    looked: Arc<Mutex<Vec<Look>>>,
+    /// What queries say from here on.
+    freshness: Option<Freshness>,
     map: ClusterState,
     /// The journal's answers, while they are held back.
     held: Option<Vec<Input>>,
@@ -176,7 +194,7 @@ impl Rig {
         let registry = registry.entity::<versions::Brief>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);
-        let (told, proposed) = (Arc::default(), Arc::default());
+        let (told, proposed, looked) = (Arc::default(), Arc::default(), Arc::default());
         let (tells, proposes) = (Arc::clone(&told), Arc::clone(&proposed));
         let asked = Arc::new(Recorder::default());
         let env = Env {
@@ -196,6 +214,7 @@ impl Rig {
             shards_total: 1,
             limits: config.limits.clone(),
             told: Arc::new(move |told| note(&tells, told)),
+            look: looker(&looked),
             propose: Arc::new(move |_, command| note(&proposes, [command])),
             departures: Arc::new(move |departure| departed.lock().unwrap().push(departure)),
             dirty_bytes: std::cell::Cell::new(0),
@@ -215,6 +234,8 @@ impl Rig {
             departures,
             told,
             proposed,
+            looked,
+            freshness: None,
             map,
             held: None,
             storage,
@@ -315,6 +336,7 @@ impl Rig {
             attempt: 0,
             trace: None,
             from_kind: None,
+            freshness: self.freshness.map(Box::new),
             payload,
             if_version: None,
         }

@@ -135,6 +135,7 @@ impl Keeper {
             self.promote(shard);
         } else {
             self.go_on(shard);
+            self.show_waiting(shard);
         }
     }
 

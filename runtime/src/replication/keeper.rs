@@ -20,6 +20,7 @@ use super::arriving::Arriving;
 use super::ascents::Ascents;
 use super::copying::{CopyIn, CopyParts};
 use super::lags::Lags;
+use super::looking::Looks;
 use super::part::{Found, Next, Part};
 use super::writes::Writes;
 use super::{Input, ReplicationInbox, Setup};
@@ -70,6 +71,7 @@ pub(super) struct Keeper {
     pub(super) env: Env,
     pub(super) parts: BTreeMap<ShardId, Part>,
     pub(super) timers: Timers,
+    pub(super) looks: Looks,
     pub(super) found: BTreeMap<ShardId, Found>,
     pub(super) lives: u64,
     pub(super) save_every: Duration,
@@ -117,6 +119,7 @@ impl Keeper {
             },
             parts: BTreeMap::new(),
             timers: Timers::default(),
+            looks: Looks::default(),
             found: setup.found,
             lives: 0,
             save_every: setup.save_every,
@@ -145,7 +148,7 @@ impl Keeper {
         let mut batch = Vec::new();
         self.handle_map(Arc::clone(&maps.borrow_and_update()));
         while !self.stopped {
-            let timer = self.timers.next().map(clock::to_tokio);
+            let timer = self.next_timer().map(clock::to_tokio);
             let has_room = self.has_room();
             let arrived = poll_fn(|context| {
                 inbox.take(&mut batch, context);
@@ -169,10 +172,15 @@ impl Keeper {
                 self.handle_appended(appended);
             }
             self.handle_timers();
+            self.give_up_waiting(clock::now());
             self.flush();
         }
         self.env.replicator.close();
         drop(inbox.close());
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.timers.next().into_iter().chain(self.looks.next()).min()
     }
 
     /// Hands over what this pass brought.
@@ -220,6 +228,9 @@ impl Keeper {
             Input::Replace(replacing, answer) => {
                 answer.send(self.handle_replacing(replacing)).unwrap_or_default();
             }
+            Input::Look(look, room) => self.handle_look(*look, room),
+            Input::Looked(reading, read) => self.handle_looked(*reading, read),
+            Input::NoRoom(look) => self.handle_no_room(*look),
             Input::Stop(stopped) => {
                 self.stopped = true;
                 stopped.send(()).unwrap_or_default();

@@ -12,6 +12,7 @@ use mainstay_protocol::replication::standby::{self, AppendError, Effect, Standby
 use mainstay_protocol::time::Instant;
 use tokio::sync::oneshot;
 
+use super::looking::CopyId;
 use super::shadow::{Differs, Shadow, Start, Wanted};
 use super::writes::{BatchNo, Writes};
 use crate::shard::commit::Saving;
@@ -87,6 +88,8 @@ pub(super) struct Following {
     pub(super) life: u64,
     pub(super) standby: Standby,
     pub(super) shadow: Shadow,
+    /// How often its states were replaced.
+    states: u64,
     /// The way to the primary that was heard last.
     way: Option<AnswerSender>,
     /// Batches with segments that are not durable, and the last entry of each that is still here.
@@ -159,6 +162,7 @@ impl Following {
             life,
             standby,
             shadow,
+            states: 0,
             way: None,
             unwritten: VecDeque::new(),
             committed,
@@ -172,6 +176,11 @@ impl Following {
     /// Whether it takes appends now. What it does not take is sent again.
     pub(super) const fn takes(&self) -> bool {
         self.promoting.is_none() && self.next.is_none()
+    }
+
+    /// Names what is here, until it is replaced.
+    pub(super) const fn id(&self) -> CopyId {
+        CopyId { life: self.life, states: self.states }
     }
 
     /// An append of who says that it is the primary.
@@ -266,6 +275,7 @@ impl Following {
     /// Everything here is replaced.
     pub(super) fn replace(&mut self, shadow: Shadow, applied: Seq) {
         self.shadow = shadow;
+        self.states += 1;
         self.saving = None;
         (self.committed, self.durable) = (applied, applied);
     }

@@ -407,9 +407,18 @@ impl Shadow {
     }
 
     /// Everything up to here is applied.
-    #[cfg(test)]
     pub(super) const fn applied(&self) -> Position {
         self.applied
+    }
+
+    /// The log time there, or later.
+    pub(super) const fn log_time(&self) -> LogTime {
+        self.log_time
+    }
+
+    /// The committed state of an entity, if it is applied and not in the tables.
+    pub(super) fn unsaved(&self, entity: &EntityId) -> Option<&Row> {
+        self.dirty.get(entity)
     }
 
     /// Bytes that a save would write, about.

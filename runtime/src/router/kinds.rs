@@ -100,7 +100,7 @@ fn outcome(result: &Result<Answer, Failure>) -> usize {
         Err(Failure::App { .. }) => 1,
         Err(Failure::Overloaded { .. }) => 2,
         Err(Failure::Deadline { .. }) => 3,
-        Err(Failure::Unavailable { .. } | Failure::NotPrimary { .. }) => 4,
+        Err(Failure::Unavailable { .. } | Failure::NotPrimary { .. } | Failure::Stale { .. }) => 4,
         Err(Failure::Panicked { .. }) => 5,
         Err(
             Failure::Unknown { .. }
@@ -119,6 +119,7 @@ pub(super) enum RetryReason {
     NotPrimary,
     Overloaded,
     Unavailable,
+    Stale,
 }
 
 impl RetryReason {
@@ -126,6 +127,7 @@ impl RetryReason {
         match failure {
             Failure::NotPrimary { .. } => Self::NotPrimary,
             Failure::Overloaded { .. } => Self::Overloaded,
+            Failure::Stale { .. } => Self::Stale,
             _ => Self::Unavailable,
         }
     }
@@ -135,7 +137,7 @@ impl RetryReason {
 pub(super) struct CallMeters {
     calls: [[Counter; OUTCOMES.len()]; PLACES.len()],
     durations: [Histogram; PLACES.len()],
-    retries: [Counter; 3],
+    retries: [Counter; 4],
     forwards: Counter,
 }
 
@@ -150,7 +152,7 @@ impl CallMeters {
         let durations = PLACES.map(|(_, place)| {
             histogram!("mainstay_call_duration_seconds", "kind" => kind, "locality" => place)
         });
-        let retries = ["not_primary", "overloaded", "unavailable"].map(
+        let retries = ["not_primary", "overloaded", "unavailable", "stale"].map(
             |reason| counter!("mainstay_call_retries_total", "kind" => kind, "reason" => reason),
         );
         let forwards = counter!("mainstay_call_forwards_total", "kind" => kind);

@@ -1,12 +1,17 @@
 //! The router with lanes that are closures, and over real sockets.
 
+mod copies;
+
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 
 use bytes::Bytes;
 use mainstay_protocol::control::{Claim, ClusterState, Member, MemberState, ShardConfig};
-use mainstay_protocol::id::{BootId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId};
+use mainstay_protocol::id::{
+    BootId, DiskId, EntityId, Epoch, IdempotencyKey, Key, KindId, MethodId,
+};
+use mainstay_protocol::limits;
 
 use super::*;
 use crate::transport::loopback::{
@@ -71,6 +76,7 @@ pub(crate) fn call(key: &str) -> Call {
         key: Key::new(key).unwrap(),
         method: MethodId(1),
         mode: Mode::Command,
+        freshness: None,
         payload: Bytes::from_static(b"12345"),
         idempotency: None,
         if_version: None,

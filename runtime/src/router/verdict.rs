@@ -11,6 +11,8 @@ use crate::call::Retry;
 pub(super) enum Verdict {
     /// Pass the failure on.
     Final,
+    /// Ask another copy, at once.
+    Other,
     /// The wrong node was asked: ask again by a newer map, or a little later. Not a repeat: the
     /// refusal cost nobody a turn.
     Reroute {
@@ -58,6 +60,7 @@ pub(super) fn verdict(failure: &Failure, retry: Retry, safe: bool) -> Verdict {
         | Failure::VersionMismatch { .. }
         | Failure::Reentrant
         | Failure::Panicked { .. }
+        | Failure::Stale { .. }
         | Failure::Version { .. } => Verdict::Final,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mainstay_protocol::control::MemberState;
 use mainstay_protocol::id::{Epoch, NodeId, ShardId};
-use mainstay_protocol::shard_map::ShardMap;
+use mainstay_protocol::shard_map::{Node, ShardMap};
 use tokio::sync::watch;
 
 use crate::transport::links::{Link, Links};
@@ -26,27 +26,37 @@ pub(super) enum Target {
 pub(super) struct View {
     version: u64,
     targets: Vec<Target>,
+    /// The other copies in sync of each shard, that of this node first.
+    standbys: Vec<Vec<Target>>,
     nowhere: Target,
 }
 
 impl View {
-    fn new(map: &ShardMap, own: Option<&NodeId>, links: &Links) -> Self {
-        let mut known: BTreeMap<(&NodeId, u16), Link> = BTreeMap::new();
-        let targets = (0..map.shards()).map(|shard| match map.route(ShardId(shard)) {
-            Ok(route) if Some(&route.node.node) == own => {
-                Target::Local { lane: route.lane, epoch: route.epoch }
+    fn new<'m>(map: &'m ShardMap, own: Option<&NodeId>, links: &Links) -> Self {
+        let mut known: BTreeMap<(&'m NodeId, u16), Link> = BTreeMap::new();
+        let mut target = |node: &'m Node, lane, epoch| {
+            if Some(&node.node) == own {
+                return Target::Local { lane, epoch };
             }
-            Ok(route) => {
-                let (node, lane) = (route.node, route.lane);
-                let link = || links.link(&node.node, &node.peer_addr, lane);
-                let link = known.entry((&node.node, lane)).or_insert_with(link).clone();
-                Target::Remote { link, epoch: route.epoch }
-            }
-            Err(error) => Target::None { reason: error.to_string() },
-        });
-        let targets = targets.collect();
+            let link = || links.link(&node.node, &node.peer_addr, lane);
+            let link = known.entry((&node.node, lane)).or_insert_with(link).clone();
+            Target::Remote { link, epoch }
+        };
+        let (mut targets, mut standbys) = (Vec::new(), Vec::new());
+        for shard in (0..map.shards()).map(ShardId) {
+            let route = map.route(shard);
+            let epoch = route.as_ref().map_or(Epoch(0), |route| route.epoch);
+            let others = map.standbys(shard).map(|node| target(node, node.lane_of(shard), epoch));
+            let mut others: Vec<_> = others.collect();
+            others.sort_by_key(|other| !matches!(other, Target::Local { .. }));
+            standbys.push(others);
+            targets.push(match route {
+                Ok(route) => target(route.node, route.lane, epoch),
+                Err(error) => Target::None { reason: error.to_string() },
+            });
+        }
         let nowhere = Target::None { reason: "no map of the cluster yet".to_owned() };
-        Self { version: map.version(), targets, nowhere }
+        Self { version: map.version(), targets, standbys, nowhere }
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -61,6 +71,11 @@ impl View {
         };
         let shard = ShardId::of(affinity, shards);
         (shard, &self.targets[shard.0 as usize])
+    }
+
+    /// The other copies in sync of a shard, that of this node first.
+    pub(super) fn standbys(&self, shard: ShardId) -> &[Target] {
+        self.standbys.get(shard.0 as usize).map_or(&[], Vec::as_slice)
     }
 
     /// Whether both versions send the shard to the same owner and epoch.

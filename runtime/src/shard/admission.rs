@@ -5,6 +5,7 @@ use mainstay_protocol::id::{EntityId, ShardId};
 use mainstay_protocol::limits;
 use mainstay_protocol::mailbox::SourceId;
 use mainstay_protocol::message::{Failure, Mode, Request};
+use mainstay_protocol::replication::freshness::Freshness;
 use mainstay_protocol::shard::{Admitted, Ask, Refused};
 use mainstay_protocol::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
@@ -18,9 +19,9 @@ use crate::transport::reply::Envelope;
 
 /// Where a request's kind and method are in the lane's table.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Target {
-    kind: usize,
-    method: usize,
+pub struct Target {
+    pub(crate) kind: usize,
+    pub(crate) method: usize,
 }
 
 /// Finds the method that a request names, and checks everything that no shard has to be asked.
@@ -43,6 +44,7 @@ pub(crate) fn check(env: &mut Env, request: &Request) -> Result<Target, Failure>
             reason: format!("{name} is a query: it changes no version"),
         });
     }
+    check_freshness(request)?;
     let affinity = host::affinity(|key| hosted.host.affinity(key), &request.key)?;
     let shard = ShardId::of(affinity, shards_total);
     if shard != request.shard {
@@ -64,6 +66,21 @@ pub(crate) fn check(env: &mut Env, request: &Request) -> Result<Target, Failure>
     Ok(Target { kind, method })
 }
 
+/// What a request may say of freshness, which came from outside.
+fn check_freshness(request: &Request) -> Result<(), Failure> {
+    let malformed = |reason| Err(Failure::Malformed { reason });
+    match request.freshness.as_deref() {
+        Some(_) if request.mode == Mode::Command => {
+            malformed("a command shows the newest state, and no other".to_owned())
+        }
+        Some(Freshness::AtLeast(token)) if token.shard != request.shard => {
+            let (of, shard) = (token.shard, request.shard);
+            malformed(format!("the token is of shard {of}, the key belongs to {shard}"))
+        }
+        None | Some(_) => Ok(()),
+    }
+}
+
 impl Serving {
     /// Gives a checked request to the rules, and answers at once when they refuse it.
     pub(crate) fn admit(
@@ -81,6 +98,7 @@ impl Serving {
             entity: EntityId { kind: request.kind, key: request.key },
             method: request.method,
             mode: request.mode,
+            freshness: request.freshness.map(|freshness| *freshness),
             pressure: request.pressure,
             payload_hash: xxh3_64(&request.payload),
             idempotency: request.idempotency,
@@ -103,7 +121,8 @@ impl Serving {
             reply,
         };
         kind.queued += 1;
-        if ask.mode == Mode::Query {
+        let newest = !matches!(ask.freshness, Some(Freshness::AtLeast(_)));
+        if ask.mode == Mode::Query && newest {
             self.note_query();
         }
         match self.primary.handle_request(ask, caller, now) {

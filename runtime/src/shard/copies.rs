@@ -20,7 +20,7 @@ use crate::lane::env::Env;
 
 /// Promises are asked for as long after a reply that needs a lease.
 const LEASES_FOR: Duration = Duration::from_millis(200);
-/// A round is asked for this often at most.
+/// A round that is not answered is asked for again after this time.
 const ROUND_EVERY: Duration = Duration::from_millis(10);
 
 /// What a lane tells those who feed the other copies of its shards.
@@ -143,7 +143,9 @@ impl Serving {
         let segments: Vec<_> =
             segments.iter().filter(|segment| segment.shard == self.shard).cloned().collect();
         let waits = self.primary.wants_round();
-        let round = waits && now >= feeding.round_at + ROUND_EVERY;
+        // One round at a time, for all replies that wait; again if it is not answered for a while.
+        let answered = self.primary.in_sync().is_confirmed_since(feeding.round_at);
+        let round = waits && (answered || now >= feeding.round_at + ROUND_EVERY);
         let shows = waits || feeding.queried;
         let renews = shows && now + LEASES_FOR / 2 >= feeding.leases_until;
         let goes_on = committed != feeding.committed || !feeding.copies_told;

@@ -141,6 +141,7 @@ mod tests {
             key: Key::new("b").unwrap(),
             method: MethodId(3),
             mode: Mode::Command,
+            freshness: None,
             payload: Bytes::new(),
             idempotency: None,
             if_version: None,

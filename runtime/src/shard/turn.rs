@@ -297,6 +297,7 @@ impl Serving {
         let took = clock::now().saturating_since(running.began);
         let slow = took > env.slow_turn;
         let kind = env.kinds.at(running.caller.kind);
+        kind.primary_queries.add(u64::from(running.ask.mode == Mode::Query));
         kind.turn_ended(running.caller.method, outcome, took);
         if slow {
             kind.slow.add(1);

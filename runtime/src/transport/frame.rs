@@ -16,6 +16,7 @@ use mainstay_protocol::id::{
 };
 use mainstay_protocol::limits;
 use mainstay_protocol::message::{Mode, Pressure, Request, Tag, TraceContext};
+use mainstay_protocol::replication::freshness::Freshness;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -137,7 +138,6 @@ struct WireRequest<'a> {
     shard: ShardId,
     epoch: Epoch,
     kind: KindId,
-    #[serde(borrow)]
     key: &'a str,
     method: MethodId,
     mode: Mode,
@@ -149,10 +149,11 @@ struct WireRequest<'a> {
     attempt: u16,
     trace: Option<TraceContext>,
     from_kind: Option<KindId>,
-    #[serde(borrow)]
     payload: &'a [u8],
     #[serde(default)]
     if_version: Option<Seq>,
+    #[serde(default)]
+    freshness: Option<Box<Freshness>>,
 }
 
 /// Decodes a request and checks the limits of what is inside it.
@@ -188,6 +189,7 @@ pub fn decode_request(body: &[u8]) -> Result<Request, FrameError> {
         from_kind: wire.from_kind,
         payload: Bytes::copy_from_slice(wire.payload),
         if_version: wire.if_version,
+        freshness: wire.freshness,
     })
 }
 
@@ -402,7 +404,6 @@ mod tests {
         (numbers, texts, rest).prop_map(|(numbers, (key, idempotency), rest)| {
             let (correlation, [caller, number], [shard, kind, method], attempt) = numbers;
             let (flags, chain, trace, payload) = rest;
-            let trace = TraceContext { trace, span: number, sampled: flags[0] };
             Request {
                 correlation,
                 id: RequestId { caller, number },
@@ -417,10 +418,11 @@ mod tests {
                 idempotency: idempotency.map(|text| IdempotencyKey::new(&text).unwrap()),
                 chain,
                 attempt,
-                trace: flags[2].then_some(trace),
+                trace: flags[2].then_some(TraceContext { trace, span: number, sampled: flags[0] }),
                 from_kind: flags[1].then_some(KindId(kind)),
                 payload: payload.into(),
                 if_version: flags[0].then_some(Seq(caller)),
+                freshness: flags[2].then(|| Box::new(Freshness::Strict)),
             }
         })
     }

@@ -224,6 +224,7 @@ fn request(payload: Bytes) -> Request {
         attempt: 0,
         trace: None,
         from_kind: None,
+        freshness: None,
         payload,
         if_version: None,
     }
@@ -231,7 +232,7 @@ fn request(payload: Bytes) -> Request {
 
 pub(crate) fn success(value: Bytes) -> Success {
     let token = Token { shard: ShardId(0), epoch: Epoch(1), seq: Seq(1) };
-    Success { value, token, replayed: false }
+    Success { value, token, replayed: false, place: None }
 }
 
 pub(crate) fn echo(inbound: Inbound) {

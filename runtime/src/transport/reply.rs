@@ -256,7 +256,8 @@ fn within_limits(reply: Reply) -> Reply {
         Err(
             Failure::Unavailable { reason, .. }
             | Failure::Malformed { reason }
-            | Failure::Version { reason },
+            | Failure::Version { reason }
+            | Failure::Stale { reason },
         ) if reason.len() > 4096 => limits::PAYLOAD_BYTES_MAX + reason.len(),
         Err(_) => 0,
     };
@@ -353,7 +354,12 @@ mod tests {
         let (outbox, intake) = (outbox(), Intake::new(10, 1000));
         let token = Token { shard: ShardId(0), epoch: Epoch(1), seq: Seq(1) };
         let value = Bytes::from(vec![0; limits::PAYLOAD_BYTES_MAX + 1]);
-        handle(&outbox, 1, &intake).send(Ok(Success { value, token, replayed: false }));
+        handle(&outbox, 1, &intake).send(Ok(Success {
+            value,
+            token,
+            replayed: false,
+            place: None,
+        }));
         assert!(matches!(
             replies(&outbox)[..],
             [Reply { result: Err(Failure::Unavailable { outcome: Outcome::Executed, .. }), .. }]

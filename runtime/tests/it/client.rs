@@ -9,6 +9,7 @@ use mainstay::client::{CallError, Ref};
 use mainstay::entity::{Entity, Registry};
 use mainstay::protocol::id::NodeId;
 use mainstay::protocol::message::{Failure, Mode, Outcome, Pressure, TraceContext};
+use mainstay::protocol::replication::freshness::Freshness;
 
 use crate::bank::{Account, BankError, Counter};
 use crate::direct_port::{self, DirectPort, TOKEN};
@@ -100,6 +101,23 @@ async fn what_is_asked_for_is_what_is_sent() {
     assert_eq!((call.mode, call.pressure), (Mode::Query, Pressure::Refuse));
     assert_eq!((call.retry, call.trace), (Retry::Safe, Some(trace)));
     assert_eq!(call.deadline, Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_query_says_how_fresh_a_state_it_wants() {
+    let port = bank();
+    let account = get::<Account>(&port, "a");
+    let token = account.deposit(1).await.unwrap().token;
+    account.balance().await.unwrap();
+    assert_eq!(port.last_call().freshness, None);
+    account.balance().strict().await.unwrap();
+    assert_eq!(port.last_call().freshness, Some(Freshness::Strict));
+    account.balance().at_least(token).await.unwrap();
+    assert_eq!(port.last_call().freshness, Some(Freshness::AtLeast(token)));
+    let span = Duration::from_millis(250);
+    account.balance().max_staleness(span).deadline(span).await.unwrap();
+    let call = port.last_call();
+    assert_eq!((call.freshness, call.deadline), (Some(Freshness::MaxStaleness(span)), span));
 }
 
 #[tokio::test]
@@ -199,6 +217,7 @@ fn each_failure_says_what_is_true() {
         (Failure::Panicked { quarantined: true }, ("MS-2109", NotExecuted, false, None)),
         (Failure::Malformed { reason: text() }, ("MS-2004", NotExecuted, false, None)),
         (Failure::Version { reason: text() }, ("MS-2110", NotExecuted, false, None)),
+        (Failure::Stale { reason: text() }, ("MS-2112", NotExecuted, true, None)),
     ];
     for (failure, expected) in expected {
         let error = CallError::<BankError>::from(failure);

@@ -91,7 +91,7 @@ impl CallPort for Handle {
         let port = Arc::clone(&self.0);
         Box::pin(async move {
             let value = tokio::task::spawn_blocking(move || port.turn(&call)).await.unwrap()?;
-            let success = Success { value, token: TOKEN, replayed: false };
+            let success = Success { value, token: TOKEN, replayed: false, place: None };
             Ok(Answer { success, served_by: None })
         })
     }

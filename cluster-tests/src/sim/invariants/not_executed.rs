@@ -20,6 +20,7 @@ fn says_not_executed(failure: &Failure) -> bool {
         Failure::Overloaded { .. }
         | Failure::NotPrimary { .. }
         | Failure::KeyConflict
+        | Failure::Stale { .. }
         | Failure::VersionMismatch { .. } => true,
         _ => false,
     }

@@ -12,6 +12,7 @@
 //! committed: that would mean two histories, and the node must stop.
 
 mod shape;
+mod showing;
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};

@@ -6,6 +6,7 @@ use crate::id::Seq;
 use crate::mailbox::{Offer, Place, SourceId, Ticket};
 use crate::message::{Failure, Mode, Outcome};
 use crate::mutants::Mutant;
+use crate::replication::freshness::Freshness;
 use crate::time::Instant;
 
 use super::primary::{Parcel, Primary};
@@ -112,6 +113,13 @@ impl<T> Primary<T> {
             return Err(self.overloaded("shard"));
         }
         self.check_planted(ask, slot, Mutant::ConditionBeforeDedup)?;
+        if let Some(Freshness::AtLeast(token)) = &ask.freshness
+            && !self.has(token)
+        {
+            let last = self.token(self.last());
+            let reason = format!("the query wants {token}, the primary is at {last}");
+            return Err(Failure::Stale { reason });
+        }
         if let Some(keyed) = ask.keyed()
             && let Some(way) = self.decide_keyed(ask, slot, keyed)?
         {

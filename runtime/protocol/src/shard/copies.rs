@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::id::{DiskId, NodeId, Seq};
+use crate::id::{DiskId, NodeId, Seq, Token};
 use crate::message::{Failure, Success};
 use crate::mutants::Mutant;
+use crate::replication::freshness::Freshness;
 use crate::replication::in_sync::{AckError, Copies};
 use crate::time::Instant;
 
-use super::primary::{Pending, Primary};
+use super::primary::{Pending, Primary, Unconfirmed};
 
 impl<T> Primary<T> {
     /// This node's own journal holds everything up to `upto`.
@@ -104,14 +105,42 @@ impl<T> Primary<T> {
         !self.unconfirmed.is_empty()
     }
 
-    /// Lets replies go on that were given without a lease, once one is there or a round was made.
+    /// Whether a reply that is given now is certain to show what is newest, if it has to: by a lease,
+    /// or because nobody else is asked. A strict query trusts no lease; one that wants a token's
+    /// entry is content with that, and a deposed primary can show it as well as a standby.
+    pub(super) fn is_confirmed(&self, freshness: Option<Freshness>, now: Instant) -> bool {
+        match freshness {
+            Some(Freshness::Strict) if !self.planted.has(Mutant::StrictTrustsLease) => {
+                self.in_sync.is_confirmed_since(now)
+            }
+            Some(Freshness::AtLeast(_)) => true,
+            None | Some(Freshness::Strict | Freshness::MaxStaleness(_)) => {
+                self.in_sync.has_lease(now)
+            }
+        }
+    }
+
+    /// Lets replies go on that were given without a lease, once one is there or a round was made;
+    /// the strict ones after a round only.
     pub(super) fn confirm(&mut self, now: Instant) {
-        let leased = !self.unconfirmed.is_empty() && self.in_sync.has_lease(now);
-        while let Some((since, _)) = self.unconfirmed.front()
-            && (leased || self.in_sync.is_confirmed_since(*since))
-            && let Some((_, pending)) = self.unconfirmed.pop_front()
+        if self.unconfirmed.is_empty() {
+            return;
+        }
+        let leased = self.in_sync.has_lease(now);
+        while let Some(front) = self.unconfirmed.front()
+            && self.in_sync.is_confirmed_since(front.since)
+            && let Some(Unconfirmed { pending, .. }) = self.unconfirmed.pop_front()
         {
             self.held.hold(pending.gate, pending);
+        }
+        if leased {
+            for waiting in std::mem::take(&mut self.unconfirmed) {
+                if waiting.strict {
+                    self.unconfirmed.push_back(waiting);
+                } else {
+                    self.held.hold(waiting.pending.gate, waiting.pending);
+                }
+            }
         }
     }
 
@@ -128,14 +157,23 @@ impl<T> Primary<T> {
         (!self.serves).then_some(self.serve_from)
     }
 
-    /// Holds a caller until a lease or a round proves that nobody else was primary at `now`, and
+    /// Holds a caller until a lease or a round proves that nobody else was primary at `since`, and
     /// then until the watermark reaches `gate`.
     pub(super) fn hold_unconfirmed(
         &mut self,
-        (gate, now): (Seq, Instant),
+        (gate, since): (Seq, Instant),
+        freshness: Option<Freshness>,
         item: T,
         result: Result<Success, Failure>,
     ) {
-        self.unconfirmed.push_back((now, Pending { gate, item, result }));
+        let pending = Pending { gate, item, result };
+        let strict = freshness == Some(Freshness::Strict);
+        self.unconfirmed.push_back(Unconfirmed { since, strict, pending });
+    }
+
+    /// Whether the log of this primary has the entry that a query wants to see. It does whenever the
+    /// token was given to somebody, unless this primary is deposed.
+    pub(super) fn has(&self, token: &Token) -> bool {
+        token.epoch <= self.epoch() && token.seq <= self.last()
     }
 }

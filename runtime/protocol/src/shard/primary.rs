@@ -36,6 +36,15 @@ pub(super) struct Pending<T> {
     pub(super) result: Result<Success, Failure>,
 }
 
+/// A reply that shows state and is no entry, until it is certain that nobody else was primary.
+pub(super) struct Unconfirmed<T> {
+    /// When it was given.
+    pub(super) since: Instant,
+    /// A lease is not enough.
+    pub(super) strict: bool,
+    pub(super) pending: Pending<T>,
+}
+
 /// A shard in one epoch, on its primary. See [`crate::shard`] for how it is driven.
 pub struct Primary<T> {
     pub(super) config: Config,
@@ -57,9 +66,9 @@ pub struct Primary<T> {
     pub(super) turns: Pool<Running>,
     pub(super) turn_number: u64,
     pub(super) held: Held<Pending<T>>,
-    /// Replies that show state and are no entry, given without a lease, by when: they wait for one
-    /// or for a round.
-    pub(super) unconfirmed: VecDeque<(Instant, Pending<T>)>,
+    /// Replies that show state and are no entry, in the order in which they were given: they wait
+    /// for a lease or a round.
+    pub(super) unconfirmed: VecDeque<Unconfirmed<T>>,
     /// Rows that lost their activation while they had something uncommitted.
     leaving: Held<u32>,
     /// Commands that are admitted and have not ended: each may become an entry.
@@ -195,7 +204,7 @@ impl<T> Primary<T> {
         }
         out.not_executed.extend(self.mailboxes.into_letters().map(|parcel| parcel.item));
         out.unknown.extend(self.held.into_rest().into_iter().map(|pending| pending.item));
-        out.unknown.extend(self.unconfirmed.into_iter().map(|(_, pending)| pending.item));
+        out.unknown.extend(self.unconfirmed.into_iter().map(|it| it.pending.item));
         if self.planted.has(Mutant::StepDownSwapped) {
             std::mem::swap(&mut out.not_executed, &mut out.unknown);
         }

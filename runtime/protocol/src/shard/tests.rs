@@ -3,6 +3,7 @@
 mod bounds;
 mod copies;
 mod endings;
+mod freshness;
 mod gates;
 mod keys;
 mod versions;
@@ -43,6 +44,7 @@ fn command(key: &str) -> Ask {
         entity: entity(key),
         method: MethodId(1),
         mode: Mode::Command,
+        freshness: None,
         pressure: Pressure::Refuse,
         idempotency: None,
         payload_hash: 7,

@@ -15,6 +15,7 @@ use crate::id::{EntityId, IdempotencyKey, MethodId, Seq};
 use crate::mailbox::Taken;
 use crate::message::{Failure, Mode, Success};
 use crate::mutants::Mutant;
+use crate::replication::freshness::Freshness;
 use crate::time::{Instant, Moment};
 
 use super::primary::{Parcel, Primary};
@@ -28,6 +29,7 @@ pub(super) struct Running {
     pub(super) number: u64,
     pub(super) slot: u32,
     pub(super) mode: Mode,
+    pub(super) freshness: Option<Freshness>,
     pub(super) method: MethodId,
     pub(super) payload_hash: u64,
     pub(super) key: Option<IdempotencyKey>,
@@ -97,6 +99,7 @@ impl<T> Primary<T> {
             number: self.turn_number,
             slot,
             mode: ask.mode,
+            freshness: ask.freshness.filter(|_| ask.mode == Mode::Query),
             method: ask.method,
             payload_hash: ask.payload_hash,
             key: ask.idempotency.clone().filter(|_| ask.mode == Mode::Command),
@@ -164,8 +167,8 @@ impl<T> Primary<T> {
         let planted = self.planted_gate(&turn, entry, gate);
         // What is logged is proven by being committed; what only shows state is not.
         let shows = entry.is_none() && !matches!(reply, Reply::Failure(_));
-        let since = (shows && !self.in_sync.has_lease(at.now)).then_some(at.now);
-        let result = self.result(&turn, reply);
+        let since = (shows && !self.is_confirmed(turn.freshness, at.now)).then_some(at.now);
+        let result = self.result(&turn, gate, reply);
         self.answer(&turn, (planted, since), result, item);
 
         let row = self.rows.row_mut(turn.slot);
@@ -182,12 +185,15 @@ impl<T> Primary<T> {
         Ok(Committing { entry, gate })
     }
 
-    fn result(&self, turn: &Running, reply: Reply) -> Result<Success, Failure> {
-        let row = self.rows.row(turn.slot);
+    /// What a caller hears: with the entity's version and, for a query of some age, with where the
+    /// whole shard stands, as far as this primary knows that it is committed once `gate` is.
+    fn result(&self, turn: &Running, gate: Seq, reply: Reply) -> Result<Success, Failure> {
         let planted = self.planted.has(Mutant::VersionOfLastEntry);
-        let token = self.token(if planted { self.gate(row.last) } else { row.version });
+        let token = self.token(if planted { gate } else { self.rows.row(turn.slot).version });
+        let aged = matches!(turn.freshness, Some(Freshness::MaxStaleness(_)));
+        let place = aged.then(|| gate.max(self.watermark()));
         match reply {
-            Reply::Value(value) => Ok(Success { value, token, replayed: false }),
+            Reply::Value(value) => Ok(Success { value, token, replayed: false, place }),
             Reply::App(error) => Err(Failure::App { error, token, replayed: false }),
             Reply::Unmet => Err(Failure::VersionMismatch { token }),
             Reply::Failure(failure) => Err(failure),
@@ -206,21 +212,22 @@ impl<T> Primary<T> {
         let joined = turn.key.as_ref().map(|key| self.flights.end(turn.slot, key));
         let joined = joined.unwrap_or_default();
         let again = (!joined.is_empty()).then(|| repeated(&result));
-        self.hold_since((gate, since), item, result);
+        self.hold_since((gate, since), turn.freshness, item, result);
         for (Parcel { ask, item }, again) in joined.into_iter().zip(again.into_iter().cycle()) {
             self.mailboxes.shares_mut().give_back(turn.slot, ask.source);
-            self.hold_since((gate, since), item, again);
+            self.hold_since((gate, since), turn.freshness, item, again);
         }
     }
 
     fn hold_since(
         &mut self,
         (gate, since): (Seq, Option<Instant>),
+        freshness: Option<Freshness>,
         item: T,
         result: Result<Success, Failure>,
     ) {
         match since {
-            Some(since) => self.hold_unconfirmed((gate, since), item, result),
+            Some(since) => self.hold_unconfirmed((gate, since), freshness, item, result),
             None => self.hold(gate, item, result),
         }
     }

@@ -68,6 +68,7 @@ fn request(number: u64, depth: usize, bytes: usize, refuse: bool) -> Request {
         attempt: 0,
         trace: None,
         from_kind: None,
+        freshness: None,
         payload: Bytes::from(vec![0; bytes]),
         if_version: None,
     }
@@ -213,7 +214,7 @@ impl World {
         let credit = self.owner.outstanding.remove(&correlation).unwrap();
         self.owner.credits.give_back(credit);
         let token = Token { shard: ShardId(0), epoch: Epoch(1), seq: Seq(1) };
-        let success = Success { value: Bytes::new(), token, replayed: false };
+        let success = Success { value: Bytes::new(), token, replayed: false, place: None };
         let mut replies = vec![Reply { correlation, result: Ok(success) }];
         let wakers = self.link.0.lock().settle(&mut replies, clock::now());
         wake_all(wakers.expect("the reply of an outstanding request"));

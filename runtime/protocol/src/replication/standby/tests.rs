@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::entry::{Entry, Op, SegmentWriter};
+use crate::replication::freshness::Showing;
 use crate::time::LogTime;
 
 const SHARD: ShardId = ShardId(3);
@@ -273,4 +274,60 @@ fn a_newer_primary_that_begins_before_the_base_is_refused() {
     standby.forget_below(Seq(4));
     let refused = standby.handle_append(&append(3, at(0, 0), vec![segment(3, 1, 2)], 0), now);
     assert!(matches!(refused, Err(AppendError::BelowCommitted { at: Seq(1), .. })), "{refused:?}");
+}
+
+/// Five entries are here, of which two are known to be committed.
+fn shown() -> Standby {
+    let mut standby = fresh();
+    let first = append(2, at(0, 0), vec![segment(2, 1, 5)], 2);
+    standby.handle_append(&first, Instant::ZERO).unwrap();
+    standby
+}
+
+#[test]
+fn it_shows_what_is_applied_and_committed_to_who_wants_no_more() {
+    let standby = shown();
+    assert_eq!(standby.committed_at(), Some(at(2, 2)));
+    for wanted in [at(0, 0), at(1, 2), at(2, 2)] {
+        assert_eq!(standby.shows(wanted, at(2, 2)), Showing::Show, "{wanted:?}");
+    }
+    for wanted in [at(2, 3), at(3, 1), at(3, 3)] {
+        assert_eq!(standby.shows(wanted, at(2, 2)), Showing::Wait, "{wanted:?}");
+    }
+    assert_eq!(standby.shows(at(2, 1), at(2, 5)), Showing::Wait, "more than is committed");
+}
+
+/// A primary of epoch 3 tells of an entry that epoch 2 wrote: whoever has applied the first entry of
+/// epoch 3 has it, and nobody with the entries of epoch 2 alone can know that his is the one.
+#[test]
+fn a_token_of_a_later_epoch_waits_for_that_epoch() {
+    let mut standby = shown();
+    assert_eq!(standby.shows(at(3, 2), at(2, 2)), Showing::Wait);
+    let next = append(3, at(2, 2), vec![segment(3, 3, 3)], 3);
+    standby.handle_append(&next, Instant::ZERO).unwrap();
+    assert_eq!(standby.shows(at(3, 2), at(3, 3)), Showing::Show);
+    assert_eq!(standby.shows(at(2, 5), at(3, 3)), Showing::Wait, "it was never acknowledged");
+}
+
+#[test]
+fn a_copy_on_its_way_and_one_that_is_given_up_show_nothing() {
+    let mut standby = shown();
+    let ticket = standby.handle_copy_begins(Epoch(3), at(3, 9)).unwrap();
+    assert_eq!(standby.shows(at(0, 0), at(2, 2)), Showing::Wait);
+    standby.handle_copy_broke(ticket);
+    assert_eq!(standby.shows(at(0, 0), at(2, 2)), Showing::Wait, "what was applied is going");
+    assert_eq!(standby.shows(at(0, 0), at(0, 0)), Showing::Wait, "this is no copy at all");
+    let next = append(3, at(0, 0), vec![segment(3, 1, 2)], 2);
+    standby.handle_append(&next, Instant::ZERO).unwrap();
+    assert_eq!(standby.shows(at(2, 1), at(3, 2)), Showing::Show);
+}
+
+#[test]
+#[cfg(feature = "mutants")]
+fn a_standby_that_shows_too_much_or_too_little_is_found() {
+    let mut standby = shown();
+    standby.plant(Mutant::StandbyShowsUncommitted);
+    assert_eq!(standby.shows(at(2, 1), at(2, 5)), Showing::Show);
+    standby.plant(Mutant::StandbyIgnoresToken);
+    assert_eq!(standby.shows(at(2, 3), at(2, 2)), Showing::Show);
 }

@@ -4,7 +4,7 @@
 use super::*;
 
 /// n1 with a standby n2, both of which hold the noop.
-fn pair() -> Rig {
+pub(super) fn pair() -> Rig {
     pair_from(Instant::ZERO)
 }
 
@@ -18,17 +18,17 @@ fn pair_from(serve_from: Instant) -> Rig {
     rig
 }
 
-fn holds(rig: &mut Rig) {
+pub(super) fn holds(rig: &mut Rig) {
     let last = rig.primary.last();
     rig.primary.handle_holds(&node("n2"), disk("n2"), (NEWEST, last)).unwrap();
 }
 
-fn heard(rig: &mut Rig, sent_at: u64, promised: bool) {
+pub(super) fn heard(rig: &mut Rig, sent_at: u64, promised: bool) {
     let sent_at = Instant::from_millis(sent_at);
     rig.primary.handle_heard(&node("n2"), disk("n2"), (sent_at, promised), rig.at.now).unwrap();
 }
 
-fn sleep(rig: &mut Rig, until: u64) {
+pub(super) fn sleep(rig: &mut Rig, until: u64) {
     rig.at.now = Instant::from_millis(until);
     rig.primary.handle_timeout(rig.at.now);
 }

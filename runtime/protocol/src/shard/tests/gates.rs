@@ -32,7 +32,7 @@ fn a_reply_says_where_its_entity_stood() {
     rig.run(command("a"), 'c', put());
     rig.commit();
     let token = Token { shard: ShardId(3), epoch: Epoch(5), seq: Seq(2) };
-    let success = Success { value: value("v"), token, replayed: false };
+    let success = Success { value: value("v"), token, replayed: false, place: None };
     assert_eq!(rig.releases(), [('c', Ok(success))]);
 }
 
