@@ -273,7 +273,8 @@ impl Demo<'_> {
         self.print(findings);
         let story_failed = matches!(told, Some(Err(_)));
         if let Some(Err(error)) = told {
-            self.output.fact("error", "error", &format!("{error:#}"), json!({}));
+            let error = format!("{error:#}");
+            self.output.fact("error", "error", &error, json!({ "error": error }));
         }
         if findings.clean() && !story_failed {
             let what = if told.is_some() { "passed" } else { "interrupted" };

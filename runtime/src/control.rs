@@ -13,6 +13,7 @@
 pub mod actor;
 pub mod consensus;
 pub mod plane;
+mod succession;
 #[cfg(test)]
 mod tests;
 

@@ -20,6 +20,7 @@ mod apply;
 pub mod director;
 mod event;
 mod invariants;
+pub mod succession;
 pub mod voters;
 #[cfg(test)]
 mod tests;

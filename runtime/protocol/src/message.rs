@@ -17,17 +17,19 @@
 //! | 40 | appends | primary's node to a standby's; no MessagePack, see `replication::wire` |
 //! | 41 | answers | the way back |
 
+mod control;
 mod request;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::control::ClusterState;
 use crate::id::{
     BootId, ClusterId, DiskId, Epoch, IdempotencyKey, Key, KindId, MethodId, NodeId, RequestId,
     Seq, ShardId, Token,
 };
 use crate::replication::freshness::Freshness;
+
+pub use self::control::{ConsensusCall, ControlAnswer, ControlBody, ControlReply, ControlRequest};
 
 /// The wire version that this build speaks; it also understands the one before, from version 2 on.
 pub const WIRE_VERSION: u16 = 1;
@@ -412,78 +414,6 @@ pub enum Failure {
         /// What is wanted, and what there is.
         reason: String,
     },
-}
-
-/// A question on a control connection.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ControlRequest {
-    /// Repeated by the reply.
-    pub correlation: u64,
-    /// The question.
-    pub body: ControlBody,
-}
-
-/// The answer to a [`ControlRequest`].
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ControlReply {
-    /// The request's correlation.
-    pub correlation: u64,
-    /// The answer, or why there is none.
-    pub body: Result<ControlAnswer, String>,
-}
-
-/// What is asked on a control connection.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum ControlBody {
-    /// I live; this is how fresh my threads are. Nodes only.
-    Heartbeat(crate::membership::Heartbeat),
-    /// A consensus message, opaque to everything but the consensus room. Nodes only.
-    Consensus {
-        /// Which of the library's messages.
-        what: ConsensusCall,
-        /// Its body, as the consensus room encodes it.
-        body: Bytes,
-    },
-    /// Who are you, which cluster, whom do you know? Asked before joining or bootstrapping.
-    Discover(crate::membership::Candidate),
-    /// Please propose this to the cluster. Nodes only.
-    Propose(crate::control::Command),
-    /// The map, if it is newer than this version.
-    Map {
-        /// The version that the asker holds; 0 for none.
-        have: u64,
-    },
-}
-
-/// Which message of the consensus library.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ConsensusCall {
-    /// Log replication and heartbeats of the leader.
-    Append,
-    /// A vote.
-    Vote,
-    /// A snapshot of the control state.
-    Snapshot,
-}
-
-/// What is answered on a control connection.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum ControlAnswer {
-    /// To a heartbeat.
-    Alive {
-        /// The answerer's start.
-        boot: BootId,
-        /// The version of the map that it holds.
-        map_version: u64,
-    },
-    /// To a consensus message.
-    Consensus(Bytes),
-    /// To a discovery.
-    Candidate(crate::membership::Candidate),
-    /// To a proposal.
-    Proposed(Result<crate::control::Applied, crate::control::ProposeRefused>),
-    /// To a map request; `None` when the asker's is as new.
-    Map(Option<Box<ClusterState>>),
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::start::LANE_PATIENCE;
 use super::{Cluster, Phase, peers};
+use crate::clock;
 use crate::entity::host;
 use crate::lane::inspect::{EntityView, Inspect, LaneView, ListedEntity, Listing};
 use crate::lane::{Input, lane_of};
@@ -295,7 +296,7 @@ impl Cluster {
         if down && shards > 0 {
             return Err(AdminError::Down { node, shards });
         }
-        Ok(self.0.control.propose(Command::Drain { node }).await.map(drop)?)
+        self.settle(Command::Drain { node }).await
     }
 
     /// Lets a draining member take part again.
@@ -303,7 +304,7 @@ impl Cluster {
     /// # Errors
     /// [`AdminError::Refused`].
     pub async fn undrain(&self, node: NodeId) -> Result<(), AdminError> {
-        Ok(self.0.control.propose(Command::Undrain { node }).await.map(drop)?)
+        self.settle(Command::Undrain { node }).await
     }
 
     /// Takes a member that holds nothing out of the cluster.
@@ -311,7 +312,30 @@ impl Cluster {
     /// # Errors
     /// [`AdminError::Refused`], while it holds shards for one.
     pub async fn remove(&self, node: NodeId) -> Result<(), AdminError> {
-        Ok(self.0.control.propose(Command::Leave { node }).await.map(drop)?)
+        self.settle(Command::Leave { node }).await
+    }
+
+    /// Proposes what does the same twice as once, and asks again while its outcome is not known: a
+    /// leader that changes meanwhile is no reason to tell an operator so.
+    async fn settle(&self, command: Command) -> Result<(), AdminError> {
+        let end = clock::now() + SETTLE_WITHIN;
+        let mut tries = 0;
+        loop {
+            let result = self.0.control.propose(command.clone()).await;
+            match result {
+                Err(ProposeRefused::NoLeader { .. }) if clock::now() < end => {
+                    tries += 1;
+                    tokio::time::sleep(SETTLE_AGAIN).await;
+                }
+                // an earlier try took it out
+                Err(ProposeRefused::NoMember { .. })
+                    if tries > 0 && matches!(command, Command::Leave { .. }) =>
+                {
+                    return Ok(());
+                }
+                settled => return Ok(settled.map(drop)?),
+            }
+        }
     }
 
     /// The pairs of kinds that cost most remote bytes from here, most costly first.
@@ -319,6 +343,10 @@ impl Cluster {
         self.0.router.locality_top(count)
     }
 }
+
+/// How long an operator's command is proposed again when its outcome is not known.
+const SETTLE_WITHIN: Duration = Duration::from_secs(5);
+const SETTLE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Rows that one read of the tables lists.
 const SCAN_PAGE: usize = 1_000;

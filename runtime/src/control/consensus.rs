@@ -54,9 +54,11 @@ const CAUGHT_UP: u64 = 100;
 /// When consensus counts its leader as gone.
 ///
 /// A follower elects at its last message from the leader + `election_max` + a random span of
-/// `election_min..election_max`, so the default takes 350 to 400 ms. A failover waits for it when
-/// the leader's node is lost; nothing else does. An append that takes longer than `heartbeat` is
-/// sent again.
+/// `election_min..election_max`, so the default takes 900 to 1,000 ms. A leader whose node is found
+/// dead is followed sooner (`succession`); the timers are for one that lives and does nothing. An
+/// append that takes longer than `heartbeat` is sent again, which is why it is long for a heartbeat:
+/// a disk that stalls for a moment would make every append late, and each of them is news of the
+/// leader.
 #[derive(Debug, Clone, Copy)]
 pub struct Timing {
     /// Between two heartbeats of the leader.
@@ -70,9 +72,9 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(80),
-            election_min: Duration::from_millis(150),
-            election_max: Duration::from_millis(200),
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(500),
         }
     }
 }
@@ -292,6 +294,18 @@ impl Consensus {
         }
     }
 
+    /// The id under which this node votes.
+    pub(crate) const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Stands for election at once, unless this node leads.
+    pub(crate) async fn elect(&self) {
+        if let Err(error) = self.raft.trigger().elect().await {
+            tracing::debug!(%error, "consensus stopped before an election");
+        }
+    }
+
     /// Waits until a disk has no vote, or `patience` is over.
     pub(crate) async fn await_unseated(&self, disk: DiskId, patience: Duration) {
         let (mut view, id) = (self.view(), disk.consensus_id());
@@ -417,75 +431,4 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use mainstay_protocol::control::Grouping;
-    use mainstay_protocol::id::ClusterId;
-    use mainstay_protocol::message::ControlBody;
-
-    use super::*;
-    use crate::membership::{AskFailure, AskFuture};
-    use crate::storage::control::tests::store_that_fails;
-
-    struct Nobody;
-
-    impl PeerCaller for Nobody {
-        fn ask(&self, _: &str, _: Option<NodeId>, _: ControlBody, _: Duration) -> AskFuture {
-            let reason = "nobody is there".to_owned();
-            Box::pin(std::future::ready(Err(AskFailure::NotSent { reason })))
-        }
-    }
-
-    fn init() -> Command {
-        Command::Init {
-            cluster: ClusterId::from_bytes([7; 16]),
-            shards: 4,
-            standbys: 0,
-            min_insync: 1,
-            grouping: Grouping::new(),
-        }
-    }
-
-    /// Consensus on disk `[1; 16]`, with nobody else, and what makes that disk fail.
-    async fn alone() -> (Consensus, Arc<AtomicBool>) {
-        let (store, fails) = store_that_fails();
-        let consensus = Consensus::start(Parts {
-            node: NodeId::new("n1").unwrap(),
-            disk: DiskId::from_bytes([1; 16]),
-            addr: "n1".to_owned(),
-            store,
-            caller: Arc::new(Nobody),
-            timing: Timing::default(),
-            on_events: Arc::new(|_, _| ()),
-        });
-        (consensus.await.unwrap(), fails)
-    }
-
-    #[tokio::test]
-    async fn a_failed_disk_stops_consensus_and_is_told() {
-        let (consensus, fails) = alone().await;
-        consensus.initialize().await.unwrap();
-        consensus.view().wait_for(|view| view.leading).await.unwrap();
-
-        fails.store(true, Ordering::SeqCst);
-        let written = consensus.write(init()).await;
-
-        assert!(matches!(written, Err(WriteError::Stopped)), "{written:?}");
-        let told = consensus.view().wait_for(|view| view.fatal.is_some()).await.is_ok();
-        assert!(told);
-        assert_eq!(consensus.state().borrow().cluster, None);
-    }
-
-    #[tokio::test]
-    async fn a_message_for_another_disk_is_refused() {
-        let (consensus, _) = alone().await;
-        let vote = openraft::raft::VoteRequest::new(openraft::Vote::new(9, 9), None);
-
-        let wiped = DiskId::from_bytes([2; 16]).consensus_id();
-        let other = encode(&Addressed { to: wiped, message: vote.clone() });
-        let own = DiskId::from_bytes([1; 16]).consensus_id();
-        let mine = encode(&Addressed { to: own, message: vote });
-
-        assert!(consensus.handle(ConsensusCall::Vote, &other).await.is_err());
-        assert!(consensus.handle(ConsensusCall::Vote, &mine).await.is_ok());
-    }
-}
+mod tests;

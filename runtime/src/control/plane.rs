@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use super::ControlHandle;
 use super::actor::{self, ControlActor};
 use super::consensus::{self, Consensus, Fatal, OnEvents, Timing};
+use super::succession::{self, Succession};
 use crate::config::{ClusterOptions, Detection};
 use crate::membership::{
     self, Agreement, AgreementFuture, JoinError, Joiner, LeaveError, MembershipHandle, Patience,
@@ -134,6 +135,12 @@ impl ControlPlane {
             detection: setup.detection,
             progress: setup.progress,
         });
+        let succession = Succession {
+            control: control.clone(),
+            caller: Arc::clone(&setup.caller),
+            live: membership.live(),
+        };
+        tokio::spawn(succession.run());
         let actor = ControlActor::start(actor::Parts {
             control: control.clone(),
             live: membership.live(),
@@ -356,7 +363,15 @@ impl ControlService {
             ControlBody::Propose(command) if node.is_some() => {
                 Ok(ControlAnswer::Proposed(self.propose(command, node).await?))
             }
-            ControlBody::Heartbeat(_) | ControlBody::Consensus { .. } | ControlBody::Propose(_) => {
+            ControlBody::IsDead { node: other, boot } if node.is_some() => {
+                let live = self.membership.live();
+                let dead = succession::is_dead(&live.borrow(), &other, boot);
+                Ok(ControlAnswer::IsDead(dead))
+            }
+            ControlBody::Heartbeat(_)
+            | ControlBody::Consensus { .. }
+            | ControlBody::Propose(_)
+            | ControlBody::IsDead { .. } => {
                 Err("only a node may ask this, and only for itself".to_owned())
             }
         }

@@ -4,6 +4,7 @@ mod failures;
 mod forming;
 mod leaving;
 mod refusals;
+mod succession;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 struct Net {
     hosts: Mutex<BTreeMap<String, Host>>,
     cut: Mutex<BTreeSet<String>>,
+    /// Two addresses that do not reach each other.
+    apart: Mutex<Option<[String; 2]>>,
 }
 
 #[derive(Clone)]
@@ -60,11 +63,18 @@ impl Net {
     fn is_cut(&self, addr: &str) -> bool {
         self.cut.lock().unwrap().contains(addr)
     }
+
+    fn are_apart(&self, from: &str, to: &str) -> bool {
+        let apart = self.apart.lock().unwrap();
+        apart.as_ref().is_some_and(|pair| pair.iter().all(|addr| addr == from || addr == to))
+    }
 }
 
 impl PeerCaller for Wire {
     fn ask(&self, addr: &str, to: Option<NodeId>, body: ControlBody, limit: Duration) -> AskFuture {
-        let cut = self.net.is_cut(addr) || self.net.is_cut(&self.addr);
+        let cut = self.net.is_cut(addr)
+            || self.net.is_cut(&self.addr)
+            || self.net.are_apart(&self.addr, addr);
         let host = self.net.hosts.lock().unwrap().get(addr).cloned();
         let own = self.own.lock().unwrap().as_ref().and_then(|own| own.current().cluster);
         let caller = self.caller.clone();
@@ -140,13 +150,15 @@ struct Start<'a> {
     options: ClusterOptions,
     grouping: Grouping,
     patience: Patience,
+    timing: Timing,
 }
 
 impl<'a> Start<'a> {
     fn new(net: &'a Arc<Net>, node: &'a str, disk: &'a Disk, options: ClusterOptions) -> Self {
         let grouping = Grouping::from([("account".to_owned(), GroupingDigest(7))]);
         let patience = Patience { reach: Duration::from_secs(1), name: Duration::from_secs(8) };
-        Self { net, node, addr: node, disk, options, grouping, patience }
+        let timing = Timing::default();
+        Self { net, node, addr: node, disk, options, grouping, patience, timing }
     }
 
     /// Starts it: it answers, and has not joined.
@@ -177,7 +189,7 @@ impl<'a> Start<'a> {
             data_dir: self.disk.dir.path().to_owned(),
             options: self.options,
             detection: Config::default().detection,
-            timing: Timing::default(),
+            timing: self.timing,
             patience: self.patience,
             caller: Arc::clone(&wire) as Arc<dyn PeerCaller>,
             keep: Arc::new(move |id| {
@@ -242,10 +254,15 @@ fn run(test: impl Future<Output = ()>) {
 
 /// Three nodes that form a cluster, with three voters.
 async fn three(net: &Arc<Net>, disks: &[Disk; 3]) -> [Node; 3] {
+    three_with(net, disks, Timing::default()).await
+}
+
+async fn three_with(net: &Arc<Net>, disks: &[Disk; 3], timing: Timing) -> [Node; 3] {
     let all = ["n1", "n2", "n3"];
     let mut nodes = Vec::new();
     for (node, disk) in all.iter().zip(disks) {
-        nodes.push(Start::new(net, node, disk, options(&all, 3)).start().await);
+        let start = Start { timing, ..Start::new(net, node, disk, options(&all, 3)) };
+        nodes.push(start.start().await);
     }
     for joined in join_all(nodes.iter().map(|node| node.plane.join())).await {
         joined.unwrap();

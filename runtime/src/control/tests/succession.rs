@@ -1,0 +1,57 @@
+//! A dead leader is followed because it is dead, not because a timer ran out.
+
+use mainstay_protocol::failure_detector::Verdict;
+
+use super::*;
+
+/// Timers of consensus that do not run out while a test runs.
+const NEVER: Timing = Timing {
+    heartbeat: Duration::from_millis(200),
+    election_min: Duration::from_secs(300),
+    election_max: Duration::from_secs(301),
+};
+
+/// The timers of consensus were as short as a failover may take, and disks that stalled for longer
+/// cost one leader after the other: a drain failed because none stayed for five seconds.
+#[test]
+fn a_dead_leader_is_followed_though_no_timer_ran_out() {
+    run(async {
+        let (net, disks) = (Arc::default(), disks());
+        let mut nodes = Vec::from(three_with(&net, &disks, NEVER).await);
+        let dead = nodes.remove(leader(&nodes).unwrap());
+        let killed = clock::now();
+        dead.kill().await;
+
+        eventually("another leader", || leader(&nodes).is_some()).await;
+
+        println!("another leader after {:?}", clock::now().saturating_since(killed));
+        probe(&nodes[0].control()).await.unwrap();
+        probe(&nodes[1].control()).await.unwrap();
+    });
+}
+
+/// A candidate deposes the leader that the others follow: one that is cut off from it alone must not
+/// become one.
+#[test]
+fn a_leader_that_one_voter_alone_does_not_reach_stays() {
+    run(async {
+        let (net, disks) = (Arc::<Net>::default(), disks());
+        let nodes = three_with(&net, &disks, NEVER).await;
+        let at = leader(&nodes).unwrap();
+        let (led, far) = (&nodes[at], &nodes[(at + 1) % 3]);
+        let before = led.control().view().borrow().clone();
+        *net.apart.lock().unwrap() = Some([led.addr.clone(), far.addr.clone()]);
+
+        let live = far.plane.membership().live();
+        let dead = || live.borrow().get(&led.name).is_some_and(|(_, v)| *v == Verdict::Dead);
+        eventually("dead to the one that is cut off", dead).await;
+        sleep(Duration::from_secs(1)).await;
+
+        assert!(dead());
+        for node in &nodes {
+            let view = node.control().view().borrow().clone();
+            assert_eq!((view.leader, view.term), (before.leader, before.term), "{}", node.name);
+        }
+        probe(&led.control()).await.unwrap();
+    });
+}
