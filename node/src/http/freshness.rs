@@ -14,8 +14,10 @@ use super::problem::Problem;
 const NAME: &str = "MS-Freshness";
 
 /// What the header says, as a pattern for the description of the API.
-pub(super) const PATTERN: &str =
-    "^(strict|at-least=[0-9]+\\.[0-9]+\\.[0-9]+|max-staleness=[0-9]+(ms|s))$";
+pub(super) const PATTERN: &str = "^(strict|at-least=(0|[1-9][0-9]{0,8})\\.(0|[1-9][0-9]{0,18})\\.\
+    (0|[1-9][0-9]{0,18})|max-staleness=[0-9]{1,9}(ms|s))$";
+/// Digits of a span: more are no span that anybody means.
+const SPAN_DIGITS_MAX: usize = 9;
 
 /// What a query's headers ask for.
 pub(super) fn of(headers: &HeaderMap, mode: Mode) -> Result<Option<Freshness>, Problem> {
@@ -36,7 +38,8 @@ pub(super) fn of(headers: &HeaderMap, mode: Mode) -> Result<Option<Freshness>, P
 /// `250ms`, `2s`.
 fn read_span(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = (1..=SPAN_DIGITS_MAX).contains(&digits.len())
+        && digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.parse().ok().filter(|_| plain)?;
     match &text[digits.len()..] {
         "ms" => Some(Duration::from_millis(number)),

@@ -248,7 +248,7 @@ fn parameters(limits: &CallLimits) -> Value {
             "name": "If-Match", "in": "header", "required": false,
             "description": "The version at which alone the command runs, as an answer's ETag says \
                 it; \"0\" is that of an entity never written",
-            "schema": { "type": "string", "pattern": "^(\"(0|[1-9][0-9]*)\"|0|[1-9][0-9]*)$" },
+            "schema": { "type": "string", "pattern": "^(\"(0|[1-9][0-9]{0,18})\"|0|[1-9][0-9]{0,18})$" },
         },
         "TimeoutMs": {
             "name": "MS-Timeout-Ms", "in": "header", "required": false,

@@ -170,7 +170,8 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 }
 
-/// The integer that a float is, if it is one and fits.
+/// The integer that a float is, if it is one and fits. Integers below the least of 64 bits are read
+/// as floats, and the nearest one may be that least: it stands for what does not fit.
 fn integer(value: f64) -> Option<Value> {
     const I64_END: f64 = 9_223_372_036_854_775_808.0;
     const U64_END: f64 = 18_446_744_073_709_551_616.0;
@@ -178,11 +179,33 @@ fn integer(value: f64) -> Option<Value> {
         return None;
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to fit")]
-    if (-I64_END..I64_END).contains(&value) {
+    if -I64_END < value && value < I64_END {
         Some(Number::from(value as i64).into())
     } else if (I64_END..U64_END).contains(&value) {
         Some(Number::from(value as u64).into())
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq, Deserialize)]
+    struct Reading {
+        value: i64,
+    }
+
+    /// The integer below the least one was read as the least one: a float lies between them.
+    #[test]
+    fn an_integer_below_the_least_is_refused_and_not_rounded() {
+        let read = |text: &str| arguments::<Reading>(format!(r#"{{"value":{text}}}"#).as_bytes());
+
+        assert_eq!(read("-9223372036854775808"), Ok(Reading { value: i64::MIN }));
+        assert_eq!(read("9223372036854775807"), Ok(Reading { value: i64::MAX }));
+        for text in ["-9223372036854775809", "-9223372036854776000", "9223372036854775808"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 }
