@@ -57,6 +57,8 @@ pub struct Core {
     pub(super) was_writable: bool,
     /// No queued request's deadline is earlier.
     next_deadline: Option<Instant>,
+    /// When every shard with other copies was looked at, due or not.
+    pub(super) all_looked_at: Instant,
     pub(super) stopping: Option<oneshot::Sender<()>>,
     pub(super) shards_gauge: SharedGauge,
     pub(super) bytes_gauge: SharedGauge,
@@ -101,6 +103,7 @@ impl Core {
             look_again: false,
             was_writable: true,
             next_deadline: None,
+            all_looked_at: Instant::ZERO,
             stopping: None,
             shards_gauge: SharedGauge::new(gauge!("mainstay_shards", "role" => "primary")),
             bytes_gauge: SharedGauge::new(gauge!(

@@ -2,6 +2,7 @@
 //! and gives it back when the map says so. Who follows a shard is none of its business.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_protocol::control::{ClusterState, ShardConfig};
 use mainstay_protocol::id::ShardId;
@@ -13,6 +14,9 @@ use super::core::Core;
 use crate::clock;
 use crate::shard::ShardHost;
 use crate::shard::copies::{Heard, Promoted, Told, Word};
+
+/// How often every shard is looked at.
+const LOOK_AT_ALL: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A standby of this node was promoted: its shard is served here, unless the map has gone on.
@@ -117,20 +121,30 @@ impl Core {
         self.let_go(shard);
     }
 
-    /// Looks at every shard with other copies: who is slow, who joins, what waits.
+    /// Looks at shards with other copies: who is slow, who joins, what waits. Those that something
+    /// happened to were looked at when it happened, and those with a time to be looked at when it
+    /// came; the others get their look now and then, so that none depends on that alone.
     pub(super) fn look_at_copies(&mut self, now: Instant) {
         if self.map.standbys == 0 {
             return;
         }
-        let shards: Vec<_> = self.shards.keys().copied().collect();
-        for shard in shards {
-            self.propose(shard, now);
-            let Some(host) = self.shards.get_mut(&shard) else { continue };
-            match host.serving() {
-                Some(serving) => self.saves.wanted |= serving.is_save_wanted(),
-                None => self.let_go(shard),
+        let all = now.saturating_since(self.all_looked_at) >= LOOK_AT_ALL;
+        if all {
+            self.all_looked_at = now;
+        }
+        let (mut due, mut gone) = (Vec::new(), Vec::new());
+        for (shard, host) in &self.shards {
+            let Some(serving) = host.is_serving() else {
+                gone.push(*shard);
+                continue;
+            };
+            self.saves.wanted |= serving.is_save_wanted();
+            if all || serving.primary.poll_timeout().is_some_and(|at| at <= now) {
+                due.push(*shard);
             }
         }
+        due.into_iter().for_each(|shard| self.propose(shard, now));
+        gone.into_iter().for_each(|shard| self.let_go(shard));
     }
 
     pub(super) fn propose(&mut self, shard: ShardId, now: Instant) {
