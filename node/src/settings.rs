@@ -115,7 +115,7 @@ impl Default for Admin {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info,openraft=warn".to_owned() }
+        Self { format: LogFormat::Auto, filter: "info,openraft=off".to_owned() }
     }
 }
 

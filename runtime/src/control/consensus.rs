@@ -382,11 +382,17 @@ async fn follow_metrics(
     sender: watch::Sender<View>,
 ) {
     loop {
-        let view = view(id, &metrics.borrow_and_update());
         let before = sender.borrow().clone();
+        let (view, follows) = {
+            let latest = metrics.borrow_and_update();
+            let view = view(id, &latest);
+            let another = view.leader.filter(|_| view.leader != before.leader);
+            (view, another.map(|leader| name(&latest, leader)))
+        };
         if view != before {
-            if view.leader.is_some() && view.leader != before.leader {
+            if let Some(leader) = follows {
                 metrics::counter!("mainstay_raft_leader_changes_total").increment(1);
+                tracing::info!(leader, term = view.term, "consensus has a leader");
             }
             gauge("mainstay_raft_has_leader", u64::from(view.leader.is_some()));
             gauge("mainstay_raft_is_leader", u64::from(view.leading));
@@ -399,6 +405,11 @@ async fn follow_metrics(
             return;
         }
     }
+}
+
+fn name(metrics: &RaftMetrics, id: u64) -> String {
+    let peer = metrics.membership_config.membership().get_node(&id);
+    peer.and_then(|peer| peer.node.as_ref()).map_or_else(|| id.to_string(), ToString::to_string)
 }
 
 fn view(id: u64, metrics: &RaftMetrics) -> View {

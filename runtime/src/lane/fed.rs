@@ -143,8 +143,12 @@ impl Core {
                 due.push(*shard);
             }
         }
-        due.into_iter().for_each(|shard| self.propose(shard, now));
-        gone.into_iter().for_each(|shard| self.let_go(shard));
+        for shard in due {
+            self.propose(shard, now);
+        }
+        for shard in gone {
+            self.let_go(shard);
+        }
     }
 
     pub(super) fn propose(&mut self, shard: ShardId, now: Instant) {
