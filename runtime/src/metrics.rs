@@ -296,7 +296,7 @@ pub const CATALOGUE: &[Metric] = &[
         "mainstay_shards_by_copies",
         &["copies"],
         "1",
-        "Shards of the cluster by the size of their in-sync set, as this node's map says.",
+        "Shards of the cluster by copies in sync on members that are up, as this node's map says.",
     ),
     gauge(
         "mainstay_shards_under_replicated",

@@ -88,6 +88,8 @@ pub enum Input {
     Saved(Vec<(u64, Arc<Saving>)>, Result<(), StorageError>),
     /// What was here of a shard is removed, or stays.
     Removed(ShardId, Result<(), StorageError>),
+    /// The turn of a copy of a led shard's states to this node has come.
+    CopyTurn((ShardId, Epoch), NodeId, OwnedSemaphorePermit),
     /// A copy of the states to this node ended; and whether it arrived.
     Copied(ShardId, Epoch, NodeId, bool),
     /// A copy of a shard's states wants to begin here.

@@ -103,6 +103,8 @@ fn draw_settings(rng: &mut Rng, planted: Option<Planted>) -> Settings {
         append_bytes,
         retain_bytes,
         recent_bytes: retain_bytes / 2,
+        copying_bytes: retain_bytes * 2,
+        catch_up: promise * 20,
         ask_again: Duration::from_millis(pick(rng, [15, 60])),
         heartbeat: promise / 4,
     };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mainstay_protocol::control::{ClusterState, MemberState};
-use mainstay_protocol::id::NodeId;
+use mainstay_protocol::id::{DiskId, NodeId};
 use mainstay_protocol::message::ControlBody;
 use mainstay_protocol::retry_budget;
 use mainstay_protocol::shard_map::ShardMap;
@@ -263,7 +263,8 @@ impl MapGauges {
     }
 }
 
-/// The copies in sync of each shard, summed up.
+/// The copies in sync of each shard that are there, summed up: a set of two keeps its member that is
+/// down, or has another disk, for want of a third.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct InSyncSizes {
     by_copies: [usize; COPIES_MAX + 1],
@@ -275,7 +276,11 @@ impl InSyncSizes {
         let wanted = usize::from(map.standbys) + 1;
         let mut sizes = Self::default();
         for shard in &map.shards {
-            let copies = shard.in_sync.len();
+            let is_there = |(node, disk): &(&NodeId, &DiskId)| {
+                let member = map.members.get(*node);
+                member.is_some_and(|it| it.state != MemberState::Down && it.disk == **disk)
+            };
+            let copies = shard.in_sync.iter().filter(is_there).count();
             sizes.by_copies[copies.min(COPIES_MAX)] += 1;
             sizes.under_replicated += usize::from(copies < wanted);
         }
@@ -303,23 +308,60 @@ fn small(count: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_protocol::control::ShardConfig;
-    use mainstay_protocol::id::{DiskId, NodeId};
+    use mainstay_protocol::control::{Member, ShardConfig};
+    use mainstay_protocol::id::BootId;
 
     use super::*;
 
+    fn claim(at: u8) -> (NodeId, DiskId) {
+        (NodeId::new(&format!("n{at}")).unwrap(), DiskId::from_bytes([at; 16]))
+    }
+
+    /// A map with shards of so many copies, the first ones of three members that are up.
+    fn map(shards: &[u8]) -> ClusterState {
+        let shard = |copies: &u8| ShardConfig {
+            in_sync: (0..*copies).map(claim).collect(),
+            ..ShardConfig::fresh()
+        };
+        let member = |at| {
+            let (node, disk) = claim(at);
+            let member = Member {
+                disk,
+                boot: BootId(1),
+                peer_addr: String::new(),
+                http_addr: String::new(),
+                zone: String::new(),
+                weight: 1,
+                lanes: 1,
+                state: MemberState::Up,
+                wire_max: 1,
+            };
+            (node, member)
+        };
+        let (shards, members) = (shards.iter().map(shard).collect(), (0..3).map(member).collect());
+        ClusterState { standbys: 2, shards, members, ..ClusterState::default() }
+    }
+
     #[test]
     fn shards_are_counted_by_their_copies_in_sync() {
-        let shard = |copies: u8| {
-            let member =
-                |at| (NodeId::new(&format!("n{at}")).unwrap(), DiskId::from_bytes([at; 16]));
-            ShardConfig { in_sync: (0..copies).map(member).collect(), ..ShardConfig::fresh() }
-        };
-        let shards = [3, 3, 2, 0].map(shard).into();
-        let mut map = ClusterState { standbys: 2, shards, ..ClusterState::default() };
+        let mut map = map(&[3, 3, 2, 0]);
         let expected = InSyncSizes { by_copies: [1, 0, 1, 2, 0, 0], under_replicated: 2 };
         assert_eq!(InSyncSizes::of(&map), expected);
         map.standbys = 1;
         assert_eq!(InSyncSizes::of(&map).under_replicated, 1, "more than wanted is no fault");
+    }
+
+    #[test]
+    fn a_copy_that_is_down_or_whose_disk_was_lost_is_not_counted_though_the_set_names_it() {
+        let mut map = map(&[2]);
+        map.standbys = 1;
+        assert_eq!(InSyncSizes::of(&map).under_replicated, 0);
+        let mut lost = map.clone();
+        lost.members.get_mut(&claim(1).0).unwrap().disk = DiskId::from_bytes([9; 16]);
+        map.members.get_mut(&claim(1).0).unwrap().state = MemberState::Down;
+        for map in [map, lost] {
+            let expected = InSyncSizes { by_copies: [0, 1, 0, 0, 0, 0], under_replicated: 1 };
+            assert_eq!(InSyncSizes::of(&map), expected);
+        }
     }
 }

@@ -10,7 +10,8 @@
 //!
 //! A copy goes at the pace at which its receiver makes pages durable, one at a time. It is not held
 //! back beyond that: a feed keeps only so many entries behind `base`, and a copy that takes longer
-//! than these last is needed once more.
+//! than these last is needed once more. So its `base` is named when its turn has come, and the turn
+//! lasts until its receiver has caught up.
 
 pub mod arrivals;
 pub mod pages;
@@ -22,7 +23,7 @@ use mainstay_protocol::id::{Epoch, NodeId, Seq, ShardId};
 use mainstay_protocol::replication::Position;
 use mainstay_protocol::snapshot::{Head, Reason};
 use mainstay_protocol::time::LogTime;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 use crate::storage::{ShardMark, State};
@@ -32,8 +33,8 @@ pub use arrivals::CopyIn;
 pub use pages::CopyError;
 use pages::{Outgoing, PAGE_BYTES, Way, answered};
 
-/// Copies that a node sends at one time; others wait. Each holds a page in memory and keeps a
-/// reading thread of the storage busy, of which there are two.
+/// Copies that a node sends at one time; others wait. Each holds a page and the entries that come
+/// meanwhile in memory, and keeps a reading thread of the storage busy, of which there are two.
 pub const COPIES_OUT_MAX: usize = 2;
 
 /// What copies need of the node that sends them.
@@ -43,18 +44,19 @@ pub struct CopyParts {
     identity: Arc<Identity>,
     config: transport::Config,
     numbers: Numbers,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
 }
 
 impl CopyParts {
     /// The tables, who this node is, and how it connects.
     pub fn new(state: State, identity: Arc<Identity>, config: transport::Config) -> Self {
-        let turns = Semaphore::new(COPIES_OUT_MAX);
+        let turns = Arc::new(Semaphore::new(COPIES_OUT_MAX));
         Self { state, identity, config, numbers: Numbers::default(), turns }
     }
 
-    async fn turn(&self) -> SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("nobody closes it")
+    /// The next turn to send a copy, after those who asked before.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.turns).acquire_owned().await.expect("nobody closes it")
     }
 }
 
@@ -75,14 +77,13 @@ pub struct CopyOut {
     pub addr: String,
 }
 
-/// Sends a copy, after those that are under way: when this is `Ok`, the other end has it, durably,
-/// and its standby goes on from there. May be dropped at any time; the copy then breaks off.
+/// Sends a copy that has its turn: when this is `Ok`, the other end has it, durably, and its standby
+/// goes on from there. May be dropped at any time; the copy then breaks off.
 ///
 /// # Errors
 /// [`CopyError`], by what is wrong. The other end has nothing that counts, unless only its last
 /// answer was lost.
 pub async fn send(parts: &CopyParts, copy: CopyOut) -> Result<(), CopyError> {
-    let _turn = parts.turn().await;
     let sent = send_now(parts, copy).await;
     pages::count_copy("sent", if sent.is_ok() { "ok" } else { "failed" });
     sent

@@ -214,6 +214,7 @@ impl Keeper {
             }
             Input::Saved(saved, result) => self.handle_saved(saved, result.as_ref().err()),
             Input::Removed(shard, result) => self.handle_removed(shard, result),
+            Input::CopyTurn(led, to, turn) => self.handle_copy_turn(led, to, turn),
             Input::Copied(shard, epoch, to, arrived) => {
                 self.handle_copied(shard, epoch, &to, arrived);
             }

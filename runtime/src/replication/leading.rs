@@ -9,9 +9,10 @@ use mainstay_protocol::replication::Position;
 use mainstay_protocol::replication::feed::{self, Effect, Feed};
 use mainstay_protocol::replication::standby::NotPromoted;
 use mainstay_protocol::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Input;
-use super::copying::{self, CopyOut};
+use super::copying::{self, COPIES_OUT_MAX, CopyOut};
 use super::keeper::{Env, Keeper};
 use super::part::{Found, Leading, Part};
 use super::shadow::Start;
@@ -27,6 +28,15 @@ const PEER_WINDOW_BYTES: u64 = 48 << 20;
 /// Bytes on their way to one copy, at least and at most.
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 const WINDOW_BYTES_MAX: u64 = 4 << 20;
+
+/// Bytes of entries that a node keeps for copies that lag, over all its shards; and for one of them,
+/// at least and at most. At least as many are kept when nobody lacks them.
+const RETAIN_BYTES: u64 = 512 << 20;
+const RETAIN_BYTES_MIN: u64 = 1 << 20;
+const RETAIN_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of entries that a node keeps beside the states that it sends, over all copies that have their
+/// turn. A copy comes to its end when no more than its part of this is written while it is made.
+const COPYING_BYTES: u64 = 256 << 20;
 
 /// How long to wait after a copy that did not arrive.
 const COPY_AGAIN: Duration = Duration::from_millis(200);
@@ -65,12 +75,11 @@ impl Keeper {
         };
         let (history, tail) = (succession.history, heritage.tail);
         let committed = succession.committed;
-        let config = feed::Config {
-            window_bytes: window(self.env.map.shards.len()),
-            ..feed::Config::default()
-        };
+        let config = limits(self.env.map.shards.len());
+        let committed = (committed, heritage.records.dirty.settled().seq);
         let feed = Feed::new(config, (shard, epoch), history, tail, committed);
-        let leading = Leading { epoch, feed, wanting: BTreeMap::new() };
+        let (turns, wanting) = (BTreeMap::new(), BTreeMap::new());
+        let leading = Leading { epoch, feed, turns, wanting };
         self.parts.insert(shard, Part::Leading(Box::new(leading)));
         let (map, records) = (Arc::clone(&self.env.map), heritage.records);
         let serve_from = succession.serve_from;
@@ -115,10 +124,12 @@ impl Keeper {
                 let (ready, later) =
                     wanting.into_iter().partition(|(_, base)| base.seq <= upto.seq);
                 leading.wanting = later;
+                let turns = leading.turns.clone();
                 for (to, base) in BTreeMap::<NodeId, Position>::into_iter(ready) {
                     let addr = map.members.get(&to).map(|member| member.peer_addr.clone());
                     let addr = addr.unwrap_or_default();
-                    self.env.copy(CopyOut { shard, epoch, base, log_time, to, addr });
+                    let turn = turns.get(&to).cloned();
+                    self.env.copy(CopyOut { shard, epoch, base, log_time, to, addr }, turn);
                 }
             }
             Told::Left { shard, records } => self.handle_left(shard, *records),
@@ -126,7 +137,7 @@ impl Keeper {
     }
 
     fn handle_goes(&mut self, goes: Goes) {
-        let Goes { shard, epoch, segments, committed, copies, leases, round } = goes;
+        let Goes { shard, epoch, segments, committed, savable, copies, leases, round } = goes;
         let (me, now) = (self.env.me.node.clone(), clock::now());
         self.with_feed_of(shard, epoch, |feed| {
             if let Some(until) = leases {
@@ -139,7 +150,7 @@ impl Keeper {
             if let Some(copies) = copies {
                 feed.handle_copies(&me, &copies, now);
             }
-            feed.handle_committed(committed, now);
+            feed.handle_committed(committed, savable, now);
             if round {
                 feed.ask_round(now);
             }
@@ -195,6 +206,23 @@ impl Keeper {
         }
     }
 
+    /// A copy of a shard's states has its turn, which lasts as long as `turn` is kept.
+    pub(super) fn handle_copy_turn(
+        &mut self,
+        (shard, epoch): (ShardId, Epoch),
+        to: NodeId,
+        turn: OwnedSemaphorePermit,
+    ) {
+        let led = self.parts.get_mut(&shard).and_then(Part::leading);
+        if let Some(leading) = led.filter(|leading| leading.epoch == epoch)
+            && let Some(base) = leading.feed.handle_copy_turn(&to)
+        {
+            leading.turns.insert(to.clone(), Arc::new(turn));
+            leading.wanting.insert(to, base);
+            self.env.hear(shard, epoch, Word::WantsSaved(base.seq));
+        }
+    }
+
     /// A copy of a shard's states ended.
     pub(super) fn handle_copied(
         &mut self,
@@ -234,9 +262,9 @@ impl Keeper {
                     drop(self.env.replicator.send(&to, append));
                     continue;
                 }
-                Effect::Copy { to, base, .. } => {
-                    leading.wanting.insert(to, base);
-                    Word::WantsSaved(base.seq)
+                Effect::Copy { to } => {
+                    self.env.ask_turn((shard, epoch), to);
+                    continue;
                 }
                 Effect::Holds { from, disk, upto, version } => {
                     Word::Holds(from, disk, (version, upto))
@@ -249,25 +277,42 @@ impl Keeper {
             };
             self.env.hear(shard, epoch, word);
         }
+        leading.turns.retain(|to, _| leading.feed.has_turn(to));
+        leading.wanting.retain(|to, _| leading.feed.has_turn(to));
         let next: Option<Instant> = leading.feed.poll_timeout();
         self.timers.set(shard, next);
     }
 }
 
-/// Bytes that may be on their way to one copy of one shard: what waits for a peer has a bound, and
-/// all shards may wait for the same one.
-fn window(shards: usize) -> u64 {
-    (PEER_WINDOW_BYTES / u64::try_from(shards.max(1)).unwrap_or(u64::MAX))
-        .clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
+/// What the feed of one of so many shards may use: what waits for a peer, and what is kept by a node,
+/// has a bound, and all shards may wait for the same one.
+fn limits(shards: usize) -> feed::Config {
+    let shards = u64::try_from(shards.max(1)).unwrap_or(u64::MAX);
+    feed::Config {
+        window_bytes: (PEER_WINDOW_BYTES / shards).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        retain_bytes: (RETAIN_BYTES / shards).clamp(RETAIN_BYTES_MIN, RETAIN_BYTES_MAX),
+        copying_bytes: COPYING_BYTES / COPIES_OUT_MAX as u64,
+        ..feed::Config::default()
+    }
 }
 
 impl Env {
-    /// Sends a copy of a shard's states.
-    fn copy(&self, copy: CopyOut) {
+    /// Waits for the turn of a copy of a shard's states.
+    fn ask_turn(&self, (shard, epoch): (ShardId, Epoch), to: NodeId) {
+        let (parts, inbox) = (Arc::clone(&self.copies), self.inbox.clone());
+        drop(self.runtime.spawn(async move {
+            let turn = parts.turn().await;
+            drop(inbox.push(Input::CopyTurn((shard, epoch), to, turn)));
+        }));
+    }
+
+    /// Sends a copy of a shard's states. Its turn lasts until then, though nobody may want it any more.
+    fn copy(&self, copy: CopyOut, turn: Option<Arc<OwnedSemaphorePermit>>) {
         let (parts, inbox) = (Arc::clone(&self.copies), self.inbox.clone());
         drop(self.runtime.spawn(async move {
             let (shard, epoch, to) = (copy.shard, copy.epoch, copy.to.clone());
             let sent = copying::send(&parts, copy).await;
+            drop(turn);
             if let Err(error) = &sent {
                 tracing::debug!(%shard, %to, error = chain(error), "a copy did not arrive");
                 // It is asked for again at once, and what fails now fails a moment later.

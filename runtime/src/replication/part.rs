@@ -10,7 +10,7 @@ use mainstay_protocol::replication::feed::Feed;
 use mainstay_protocol::replication::history::History;
 use mainstay_protocol::replication::standby::{self, AppendError, Effect, Standby};
 use mainstay_protocol::time::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::looking::CopyId;
 use super::shadow::{Differs, Shadow, Start, Wanted};
@@ -124,6 +124,8 @@ pub(super) enum Next {
 pub(super) struct Leading {
     pub(super) epoch: Epoch,
     pub(super) feed: Feed,
+    /// The turns of copies of the states, until who got them has caught up.
+    pub(super) turns: BTreeMap<NodeId, Arc<OwnedSemaphorePermit>>,
     /// Copies that wait until everything up to their base is saved.
     pub(super) wanting: BTreeMap<NodeId, Position>,
 }

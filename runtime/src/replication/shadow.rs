@@ -302,6 +302,12 @@ impl Shadow {
         let base = match (row, self.bases.get(entity), change) {
             (_, _, Change::None) => return Ok(Some(After::AsBefore)),
             (Some(row), ..) => Some((row.seq, &row.bytes)),
+            // It is to be replaced, as soon as a save is over.
+            (None, Some(Base::Read(_)), Change::Delta { .. })
+                if self.replacing.contains_key(entity) =>
+            {
+                return Ok(None);
+            }
             (None, Some(Base::Read(stored)), _) => {
                 stored.as_ref().map(|stored| (stored.seq, &stored.bytes))
             }
@@ -404,6 +410,7 @@ impl Shadow {
             self.dedup.put_back_expired(saving.forget.clone());
             self.dirty.save_failed(saving.save.dedup.clone());
         }
+        self.replace_waiting();
     }
 
     /// Everything up to here is applied.

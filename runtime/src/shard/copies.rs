@@ -59,6 +59,8 @@ pub struct Goes {
     pub segments: Vec<Segment>,
     /// Everything up to here is committed.
     pub committed: Seq,
+    /// Everything up to here can be saved: the watermark, unless that is within a journal commit.
+    pub savable: Seq,
     /// Who holds copies, or should, by the record that its primary goes by now.
     pub copies: Option<Copies>,
     /// Promises are wanted until then.
@@ -89,7 +91,7 @@ pub enum Word {
     Regressed(NodeId, DiskId, Seq),
     /// There is a newer primary.
     Deposed(Epoch),
-    /// It needs the states: everything up to here is to be saved.
+    /// Another one gets the states: everything up to here, which can be saved, is to be.
     WantsSaved(Seq),
 }
 
@@ -115,7 +117,8 @@ pub struct Promoted {
 pub(crate) struct Feeding {
     /// Whoever feeds goes by the same record as the primary: what it says counts by that.
     copies_told: bool,
-    committed: Seq,
+    /// The watermark, and what can be saved.
+    committed: (Seq, Seq),
     leases_until: Instant,
     round_at: Instant,
     /// A query came since promises were asked for last.
@@ -139,7 +142,7 @@ impl Serving {
     pub(crate) fn take_told(&mut self, segments: &[Segment], now: Instant) -> Option<Told> {
         self.note_active(now);
         let feeding = self.feeding.as_mut()?;
-        let committed = self.primary.watermark();
+        let (committed, savable) = (self.primary.watermark(), self.dirty.settled().seq);
         let segments: Vec<_> =
             segments.iter().filter(|segment| segment.shard == self.shard).cloned().collect();
         let waits = self.primary.wants_round();
@@ -148,11 +151,11 @@ impl Serving {
         let round = waits && (answered || now >= feeding.round_at + ROUND_EVERY);
         let shows = waits || feeding.queried;
         let renews = shows && now + LEASES_FOR / 2 >= feeding.leases_until;
-        let goes_on = committed != feeding.committed || !feeding.copies_told;
+        let goes_on = (committed, savable) != feeding.committed || !feeding.copies_told;
         if segments.is_empty() && !goes_on && !round && !renews {
             return None;
         }
-        feeding.committed = committed;
+        feeding.committed = (committed, savable);
         let told = std::mem::replace(&mut feeding.copies_told, true);
         let copies = (!told).then(|| self.primary.in_sync().said().clone());
         if round {
@@ -163,7 +166,8 @@ impl Serving {
             (feeding.leases_until, feeding.queried) = (until, false);
         }
         let (shard, epoch) = (self.shard, self.epoch);
-        Some(Told::Goes(Goes { shard, epoch, segments, committed, copies, leases, round }))
+        let goes = Goes { shard, epoch, segments, committed, savable, copies, leases, round };
+        Some(Told::Goes(goes))
     }
 
     /// Says how long the promotion took, once the shard answers.

@@ -75,7 +75,7 @@ impl Settings {
         let tail = image.segments(from, self.segment);
         let mut leading = Leading {
             primary: Primary::new(self.shard, post, recovered, at.wall),
-            feed: Feed::new(self.feed, (SHARD, epoch), history, tail, committed),
+            feed: Feed::new(self.feed, (SHARD, epoch), history, tail, (committed, committed)),
             scene: Scene::new(states, None),
             claim: claim.clone(),
             asked_round: Instant::ZERO,
@@ -155,7 +155,8 @@ impl Leading {
                 feed::Effect::Send { to, append } => {
                     outbox.push_back((To::Node(number(&to)), Wire::Append(append)));
                 }
-                feed::Effect::Copy { to, base, .. } => {
+                feed::Effect::Copy { to } => {
+                    let Some(base) = self.feed.handle_copy_turn(&to) else { continue };
                     let upto = usize::try_from(base.seq.0).unwrap_or(usize::MAX);
                     let log = disk.seen.log[..upto.min(disk.seen.log.len())].to_vec();
                     self.copying.insert(to.clone(), now);
@@ -180,7 +181,7 @@ impl Leading {
 
     pub(super) fn commit(&mut self, disk: &Disk, now: Instant) {
         let watermark = self.primary.watermark();
-        self.feed.handle_committed(watermark, now);
+        self.feed.handle_committed(watermark, watermark, now);
         let upto = usize::try_from(watermark.0).unwrap_or(usize::MAX);
         let applied = self.scene.stored.apply(&disk.seen.log, upto);
         debug_assert!(applied.is_ok(), "a log that was written applies: {applied:?}");

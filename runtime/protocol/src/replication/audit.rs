@@ -14,7 +14,8 @@
 //!
 //! **Who is believed.** The primary, from which callers heard, unless more copies agree on another
 //! row: then nobody is, and a person has to look. So a slice is compared once every copy in sync has
-//! said what it has of it: one that is not heard might have outvoted the primary.
+//! said what it has of it: one that is not heard might have outvoted the primary. So might one whose
+//! own row is on its way, or lies beyond what it said: then the next round tells.
 //!
 //! A wrong row is replaced by the primary's, and not the whole copy by another one: a member of the
 //! in-sync set that lets its copy go may be promoted without it, and of two members none may leave.
@@ -175,7 +176,7 @@ pub struct Wrong {
 /// What comparing a slice found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Findings {
-    /// Rows that an entry on its way will change, in some copy.
+    /// Rows that an entry on its way will change, in some copy, and those that wait for such a one.
     pub moving: u32,
     /// Rows that differ.
     pub wrong: Vec<Wrong>,
@@ -211,11 +212,13 @@ impl Comparison {
                 match self.stand(primary, copy, entity) {
                     Stand::Same => {}
                     Stand::Moving => findings.moving += 1,
-                    Stand::Wrong => findings.wrong.push(Wrong {
-                        node: node.clone(),
-                        entity: entity.clone(),
-                        cure: self.cure(primary, copy, (entity, said)),
-                    }),
+                    Stand::Wrong => match self.cure(primary, copy, (entity, said)) {
+                        None => findings.moving += 1,
+                        Some(cure) => {
+                            let (node, entity) = (node.clone(), entity.clone());
+                            findings.wrong.push(Wrong { node, entity, cure });
+                        }
+                    },
                 }
             }
         }
@@ -241,30 +244,38 @@ impl Comparison {
         }
     }
 
+    /// What is to be done about a row that differs from the primary's; `None` while a copy whose own
+    /// row is on its way might yet outvote the primary.
     fn cure(
         self,
         primary: &Slice,
         copy: &Slice,
         (entity, said): (&EntityId, &BTreeMap<NodeId, Said>),
-    ) -> Cure {
+    ) -> Option<Cure> {
         let (ours, theirs) = (primary.find(entity), copy.find(entity));
-        let (mut with, mut against) = (1, 0);
+        let (mut with, mut against, mut open) = (1, 0, 0);
         for said in said.values() {
             match said {
                 Said::Same => with += 1,
+                Said::Rows(slice) if !slice.reaches(entity) => open += 1,
                 Said::Rows(slice) if slice.find(entity) == ours => with += 1,
                 Said::Rows(slice) if slice.find(entity) == theirs => against += 1,
+                Said::Rows(slice) if self.stand(primary, slice, entity) == Stand::Moving => {
+                    open += 1;
+                }
                 Said::Rows(_) | Said::Replaced(_) => {}
             }
         }
         let rotten = ours.is_some_and(|row| row.seq == Seq(0));
-        if (against > with || rotten) && !self.planted.has(Mutant::AuditBelievesPrimary) {
-            Cure::Outvoted
-        } else if ours.is_none() {
-            Cure::Extra
-        } else {
-            Cure::Replace
+        if !self.planted.has(Mutant::AuditBelievesPrimary) {
+            if against > with || rotten {
+                return Some(Cure::Outvoted);
+            }
+            if against + open > with {
+                return None;
+            }
         }
+        Some(if ours.is_none() { Cure::Extra } else { Cure::Replace })
     }
 }
 

@@ -8,16 +8,17 @@
 //!            |                                      |
 //!            | older than what is kept              | a new connection
 //!            v                                      |
-//!          copying --copied--> asking <-------------+
+//!         waiting --its turn--> copying --copied--> asking
 //! ```
 //! Entries are kept until every other copy holds them, and a little longer, or up to a limit; a copy
 //! that is further behind gets the states themselves. A slow copy costs its window and that limit,
 //! no more: when it owes an answer it is asked by a heartbeat, and says whether it lacks what was
-//! sent.
+//! sent. What is kept beside states that are sent is in `copying.rs`.
 //!
 //! A shard at rest sends nothing: everybody holds everything and knows it. Whether a member lives
 //! is the failure detector's to say, for all shards at once.
 
+mod copying;
 mod lag;
 mod peer;
 
@@ -48,6 +49,12 @@ pub struct Config {
     /// Bytes of committed entries that are kept when nobody lacks them, so that a copy that was away
     /// for a moment needs no states. Of one shard, like the others.
     pub recent_bytes: u64,
+    /// Bytes of committed entries that are kept beside states that are being sent, and until who got
+    /// them has caught up. Of one shard: whoever gives turns to copies divides what its node has.
+    pub copying_bytes: u64,
+    /// How long a copy that got the states has to catch up, before it is one that lacks entries like
+    /// others.
+    pub catch_up: Duration,
     /// A copy that owes an answer for so long is asked again.
     pub ask_again: Duration,
     /// How often promises are asked for, while the shard serves queries.
@@ -61,6 +68,8 @@ impl Default for Config {
             append_bytes: 1 << 20,
             retain_bytes: 8 << 20,
             recent_bytes: 1 << 20,
+            copying_bytes: 128 << 20,
+            catch_up: Duration::from_secs(30),
             ask_again: Duration::from_millis(100),
             heartbeat: Duration::from_millis(25),
         }
@@ -77,14 +86,10 @@ pub enum Effect {
         /// What.
         append: Append,
     },
-    /// Send the states, as they are at `base` or later, and say when it is done.
+    /// Send the states, once it is their turn: [`Feed::handle_copy_turn`] says as of which place.
     Copy {
         /// To whom.
         to: NodeId,
-        /// Its disk.
-        disk: DiskId,
-        /// Everything up to here is in the copy; entries after it follow.
-        base: Position,
     },
     /// Tell the primary how far a copy is.
     Holds {
@@ -136,6 +141,8 @@ pub struct Feed {
     /// Bytes of all segments so far, those of the tail included.
     fed_bytes: u64,
     committed: Seq,
+    /// Everything up to here can be saved: states are sent as of this place.
+    savable: Seq,
     /// Of the record that the primary goes by.
     version: u64,
     peers: BTreeMap<NodeId, Peer>,
@@ -149,6 +156,7 @@ impl Feed {
     /// The feed of an epoch that begins: `tail` are the last segments of the log, which ends where
     /// `history` does. All that is not known to be committed belongs to the tail: a member that
     /// lacks some of it can be sent neither those entries nor, before they are committed, the states.
+    /// So does what is committed and cannot be saved yet.
     ///
     /// # Panics
     /// When the tail begins later.
@@ -157,12 +165,13 @@ impl Feed {
         (shard, epoch): (ShardId, Epoch),
         mut history: History,
         tail: Vec<Segment>,
-        committed: Seq,
+        (committed, savable): (Seq, Seq),
     ) -> Self {
         let end = history.last().seq;
         history.forget_below(tail.first().map_or(end, |first| Seq(first.first.0 - 1)));
         let begins = history.base().seq;
         assert!(begins <= committed, "a feed's tail reaches down to what is committed");
+        assert!(begins <= savable, "a feed's tail reaches down to what can be saved");
         let mut this = Self {
             config,
             shard,
@@ -172,6 +181,7 @@ impl Feed {
             kept_bytes: 0,
             fed_bytes: 0,
             committed,
+            savable: savable.min(committed),
             version: 0,
             peers: BTreeMap::new(),
             leases_until: Instant::ZERO,
@@ -206,7 +216,7 @@ impl Feed {
         self.peers.retain(|node, peer| others.get(node) == Some(&&peer.disk));
         for (node, peer) in &mut self.peers {
             let outside = copies.in_sync.get(node) != Some(&peer.disk);
-            if moved && outside && !matches!(peer.stage, Stage::Copying { .. }) {
+            if moved && outside && !peer.gets_states() {
                 peer.ask_again(&self.history, now);
             }
         }
@@ -231,10 +241,11 @@ impl Feed {
         self.pump(now);
     }
 
-    /// The watermark moved.
-    pub fn handle_committed(&mut self, committed: Seq, now: Instant) {
-        if committed > self.committed {
-            self.committed = committed;
+    /// The watermark moved, or more can be saved.
+    pub fn handle_committed(&mut self, committed: Seq, savable: Seq, now: Instant) {
+        if committed > self.committed || savable > self.savable {
+            self.committed = self.committed.max(committed);
+            self.savable = self.savable.max(savable.min(self.committed));
             self.forget();
             self.pump(now);
         }
@@ -253,9 +264,10 @@ impl Feed {
         }
     }
 
-    /// A connection to this node is new: what was on its way may be lost.
+    /// A connection to this node is new: what was on its way may be lost. States have a connection of
+    /// their own.
     pub fn handle_connected(&mut self, node: &NodeId, now: Instant) {
-        if let Some(peer) = self.peers.get_mut(node) {
+        if let Some(peer) = self.peers.get_mut(node).filter(|peer| !peer.gets_states()) {
             peer.ask_again(&self.history, now);
         }
         self.pump(now);
@@ -290,14 +302,14 @@ impl Feed {
             }
             Told::Holds { upto, version } if upto <= self.history.last().seq => {
                 peer.handle_holds(upto, now);
+                self.note_caught_up(&from);
                 self.effects.push_back(Effect::Holds { from, disk, upto, version });
                 self.forget();
             }
             Told::Gap { sent_at, last } => {
                 let sent_at = Instant::from_nanos(sent_at);
-                let copying = matches!(peer.stage, Stage::Copying { .. });
                 // One that comes after answers to later appends tells how it was, not how it is.
-                if sent_at >= peer.attempt.max(peer.heard) && !copying {
+                if sent_at >= peer.attempt.max(peer.heard) && !peer.gets_states() {
                     self.handle_gap(&from, last, now);
                 }
             }
@@ -317,25 +329,13 @@ impl Feed {
             peer.ask(at, now);
             return;
         }
-        let seq = self.committed;
-        let Some(epoch) = self.history.epoch_at(seq) else { return };
-        peer.copy(seq);
-        let (to, disk, base) = (from.clone(), peer.disk, Position { epoch, seq });
-        self.effects.push_back(Effect::Copy { to, disk, base });
-    }
-
-    /// The copy of the states ended. If it did not arrive, it is made again when the other end
-    /// says that it still needs one.
-    pub fn handle_copied(&mut self, to: &NodeId, arrived: bool, now: Instant) {
-        let Some(peer) = self.peers.get_mut(to) else { return };
-        let Stage::Copying { base } = peer.stage else { return };
-        let from = if arrived { base } else { Seq(0) };
-        peer.ask(place(&self.history, from), now);
-        self.pump(now);
+        peer.wait_for_states();
+        self.effects.push_back(Effect::Copy { to: from.clone() });
     }
 
     /// Time passed.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.end_catching_up(now);
         let due = |peer: &Peer| {
             let times = [self.asks(peer), self.beat(peer)];
             times.into_iter().flatten().any(|due| now >= due)
@@ -369,13 +369,15 @@ impl Feed {
     fn beat(&self, peer: &Peer) -> Option<Instant> {
         let due = peer.sent_at + self.config.heartbeat;
         let uninformed = peer.told < self.committed.min(peer.next.seq);
-        let silent = matches!(peer.stage, Stage::Copying { .. });
-        (!silent && (due < self.leases_until || uninformed)).then_some(due)
+        (!peer.gets_states() && (due < self.leases_until || uninformed)).then_some(due)
     }
 
     /// When to call [`Self::handle_timeout`].
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let each = self.peers.values().flat_map(|peer| [self.asks(peer), self.beat(peer)]);
+        let each = self
+            .peers
+            .values()
+            .flat_map(|peer| [self.asks(peer), self.beat(peer), peer.catches_up_until()]);
         each.flatten().min()
     }
 
@@ -394,7 +396,7 @@ impl Feed {
     fn find_again(&mut self, node: &NodeId, now: Instant) {
         let base = self.history.base();
         let Some(peer) = self.peers.get_mut(node) else { return };
-        if peer.next.seq < base.seq && !matches!(peer.stage, Stage::Copying { .. }) {
+        if peer.next.seq < base.seq && !peer.gets_states() {
             peer.ask(base, now);
         }
     }
@@ -403,7 +405,7 @@ impl Feed {
     fn may_send(&self, node: &NodeId) -> bool {
         let peer = &self.peers[node];
         match peer.stage {
-            Stage::Copying { .. } => false,
+            Stage::Waiting | Stage::Copying { .. } => false,
             Stage::Asking => peer.owes_since.is_none(),
             Stage::Streaming => {
                 let behind = peer.next.seq < self.history.last().seq;
@@ -450,25 +452,6 @@ impl Feed {
             committed: self.committed,
         };
         self.effects.push_back(Effect::Send { to: node.clone(), append });
-    }
-
-    /// Lets go of entries that are more than are kept: of those that nobody lacks fewer are.
-    fn forget(&mut self) {
-        let needed = |peer: &Peer| match peer.stage {
-            Stage::Copying { base } => base,
-            Stage::Asking | Stage::Streaming => peer.matched,
-        };
-        let held = self.peers.values().map(needed).min().unwrap_or(self.committed);
-        while let Some(Kept { segment: front, .. }) = self.kept.front() {
-            let lacked = front.last > held;
-            let most = if lacked { self.config.retain_bytes } else { self.config.recent_bytes };
-            if self.kept_bytes <= most || front.last > self.committed {
-                break;
-            }
-            self.kept_bytes -= front.bytes.len() as u64;
-            self.history.forget_below(front.last);
-            self.kept.pop_front();
-        }
     }
 
     /// What the copy that fed others goes on from as a standby: the epochs of its log, and up to

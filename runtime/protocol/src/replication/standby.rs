@@ -56,7 +56,8 @@ pub enum Effect {
 /// Why an append was not taken. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It does not fit together. Whoever sent it is broken; drop the connection.
+    /// It does not fit together. Whoever sent it is broken, as far as this shard goes. Drop it, not the
+    /// connection: what others of its shards send on it is sound, and would begin anew each time.
     #[error("an append that does not fit together: {reason}")]
     Malformed {
         /// What is wrong.

@@ -2,7 +2,8 @@
 //!
 //! What the tables have of the entity is read before: an entry may have changed it since the audit
 //! looked, and a row is never replaced by an older one. A change that is applied meanwhile ends the
-//! wait, as it ends that of a base.
+//! wait, as it ends that of a base. A save that is under way would take what it wrote for the row that
+//! is put, so a row waits for its end.
 
 use mainstay_protocol::id::EntityId;
 
@@ -17,12 +18,11 @@ impl Shadow {
     /// what the tables have. `false` when it is not taken: the entity was changed here since, or
     /// this copy is busy; the next audit tells whether it still is wrong.
     pub(in crate::replication) fn replace(&mut self, entity: EntityId, row: Row) -> bool {
-        let busy = self.dirty.is_saving() || self.replacing.len() >= REPLACING_MAX;
-        if busy || row.seq > self.applied.seq {
+        if self.replacing.len() >= REPLACING_MAX || row.seq > self.applied.seq {
             return false;
         }
         if let Some(here) = self.dirty.get(&entity) {
-            let same_entry = here.seq == row.seq;
+            let same_entry = here.seq == row.seq && !self.dirty.is_saving();
             if same_entry {
                 self.dirty.replace(entity, row);
             }
@@ -39,13 +39,24 @@ impl Shadow {
         self.replacing.contains_key(entity)
     }
 
-    /// Replaces a row, once it is known that the tables have no newer one.
+    /// Replaces what waited for a save, which is over.
+    pub(super) fn replace_waiting(&mut self) {
+        let waiting: Vec<_> = self.replacing.keys().cloned().collect();
+        for entity in waiting {
+            self.replace_read(&entity);
+        }
+    }
+
+    /// Replaces a row, once it is known that the tables have no newer one, and no save is under way.
     pub(super) fn replace_read(&mut self, entity: &EntityId) {
+        if self.dirty.is_saving() {
+            return;
+        }
         let Some(Base::Read(stored)) = self.bases.get(entity) else { return };
         let newer = stored.as_ref().map(|stored| stored.seq);
         let Some(row) = self.replacing.remove(entity) else { return };
         let stands = newer.is_some_and(|seq| seq > row.seq);
-        if !stands && !self.dirty.is_saving() && self.dirty.get(entity).is_none() {
+        if !stands && self.dirty.get(entity).is_none() {
             self.dirty.replace(entity.clone(), row);
         }
         // Whoever waits for a base has the row that was put, or asks again.

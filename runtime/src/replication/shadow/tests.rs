@@ -285,17 +285,36 @@ fn a_row_in_memory_is_replaced_at_once() {
     assert_eq!(shadow.poll_wanted(), None);
 }
 
+/// It was told as replaced, and was not: a save began before the tables were read.
+#[test]
+fn a_row_that_is_to_be_replaced_waits_for_the_save_that_is_under_way() {
+    let mut shadow = saved();
+    hold(&mut shadow, 1, vec![put(3, "b", "three"), patch(4, "a", "good", "better")]);
+    shadow.commit(Seq(3)).unwrap();
+    let save = shadow.begin_save(Epoch(1)).unwrap();
+    assert!(shadow.replace(entity("a"), good(1)));
+    let wanted = shadow.poll_wanted().unwrap();
+    shadow.handle_read(wanted, Some(stored("rotten", 1))).unwrap();
+    shadow.commit(Seq(4)).unwrap();
+    assert_eq!((bytes(&shadow, "a"), shadow.due()), (None, 1), "the patch waits for its base");
+    shadow.handle_saved(&save, true);
+    assert_eq!(bytes(&shadow, "a"), Some(state("good")));
+    shadow.commit(Seq(4)).unwrap();
+    assert_eq!((bytes(&shadow, "a"), shadow.due()), (Some(state("better")), 0));
+}
+
 #[test]
 fn a_patch_whose_base_is_not_replaced_after_all_asks_for_it_again() {
     let mut shadow = saved();
     hold(&mut shadow, 1, vec![put(3, "b", "three"), patch(4, "a", "good", "better")]);
     shadow.commit(Seq(3)).unwrap();
     assert!(shadow.replace(entity("a"), good(1)));
-    let save = shadow.begin_save(Epoch(1)).unwrap();
     shadow.commit(Seq(4)).unwrap();
     let wanted = shadow.poll_wanted().unwrap();
-    shadow.handle_read(wanted.clone(), None).unwrap();
-    assert_eq!((bytes(&shadow, "a"), shadow.due()), (None, 1), "a save is under way");
-    assert_ne!(shadow.poll_wanted().unwrap(), wanted);
-    shadow.handle_saved(&save, true);
+    shadow.handle_read(wanted.clone(), Some(stored("good", 2))).unwrap();
+    assert_eq!((bytes(&shadow, "a"), shadow.due()), (None, 1), "the tables have a newer one");
+    let again = shadow.poll_wanted().unwrap();
+    assert_ne!(again, wanted);
+    shadow.handle_read(again, Some(stored("good", 2))).unwrap();
+    assert_eq!(bytes(&shadow, "a"), Some(state("better")));
 }

@@ -78,6 +78,23 @@ fn the_primary_is_believed_unless_more_copies_agree_on_something_else() {
     assert!(wrong(&scattered).iter().all(|(.., cure)| *cure == Cure::Replace), "no two agree");
 }
 
+/// The primary's row has a wrong byte, one copy has the good one, and the other has not saved it yet:
+/// the good row must not be overwritten because its witness is late.
+#[test]
+fn nothing_is_replaced_while_a_copy_that_is_behind_may_outvote_the_primary() {
+    let primary = slice(9, &[("a", 7, 666)]);
+    let good = || rows(slice(9, &[("a", 7, 1)]));
+    let behind = || rows(slice(6, &[("a", 3, 1)]));
+    let findings = compare(&primary, [good(), behind()]);
+    assert_eq!((wrong(&findings), findings.moving), (vec![], 2));
+    let mut short = slice(9, &[]);
+    short.upto = Some(entity("A"));
+    let findings = compare(&primary, [good(), rows(short)]);
+    assert_eq!((wrong(&findings), findings.moving), (vec![], 1));
+    let with_one = compare(&primary, [good(), behind(), Said::Same]);
+    assert_eq!(wrong(&with_one), [("n2", "a", Cure::Replace)], "it cannot be outvoted any more");
+}
+
 #[test]
 fn a_row_that_no_entry_made_is_wrong_wherever_it_is() {
     let good = slice(9, &[("a", 3, 1)]);

@@ -54,6 +54,15 @@ impl Feed {
         self.peers.iter().map(move |(node, peer)| (node, self.lag(peer.matched, now)))
     }
 
+    /// Bytes of what is kept of entries after this one.
+    pub(super) fn bytes_after(&self, seq: Seq) -> u64 {
+        let first = self.kept.partition_point(|kept| kept.segment.last <= seq);
+        let oldest = self.kept.get(first);
+        oldest.map_or(0, |oldest| {
+            self.fed_bytes - oldest.upto_bytes + oldest.segment.bytes.len() as u64
+        })
+    }
+
     fn lag(&self, matched: Seq, now: Instant) -> Lag {
         let last = self.history.last().seq;
         let first = self.kept.partition_point(|kept| kept.segment.last <= matched);
@@ -67,7 +76,7 @@ impl Feed {
         let since = self.kept.get(timed).and_then(|kept| kept.appended_at);
         Lag {
             entries: last.0.saturating_sub(from.0),
-            bytes: self.fed_bytes - oldest.upto_bytes + oldest.segment.bytes.len() as u64,
+            bytes: self.bytes_after(matched),
             age: since.map_or(Duration::ZERO, |since| now.saturating_since(since)),
         }
     }

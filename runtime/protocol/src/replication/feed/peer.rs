@@ -14,7 +14,9 @@ pub(super) enum Stage {
     Asking,
     /// Appends follow each other.
     Streaming,
-    /// The states are being sent.
+    /// It needs the states, and they have not had their turn: nothing is kept for it.
+    Waiting,
+    /// The states are being sent, as of this place.
     Copying { base: Seq },
 }
 
@@ -22,6 +24,8 @@ pub(super) enum Stage {
 pub(super) struct Peer {
     pub(super) disk: DiskId,
     pub(super) stage: Stage,
+    /// It got the states as of this place, and has until then to catch up.
+    pub(super) catching_up: Option<(Seq, Instant)>,
     /// The next append goes on from here.
     pub(super) next: Position,
     /// Where this attempt to find its place began, and when.
@@ -46,6 +50,7 @@ impl Peer {
         Self {
             disk,
             stage: Stage::Asking,
+            catching_up: None,
             next: from,
             asked: from,
             attempt: now,
@@ -81,11 +86,29 @@ impl Peer {
         }
     }
 
-    /// The states are sent.
-    pub(super) fn copy(&mut self, base: Seq) {
-        self.stage = Stage::Copying { base };
+    /// It needs the states.
+    pub(super) fn wait_for_states(&mut self) {
+        (self.stage, self.catching_up) = (Stage::Waiting, None);
         self.in_flight.clear();
         self.owes_since = None;
+    }
+
+    /// The states are on their way to it, or will be: it hears nothing else.
+    pub(super) const fn gets_states(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Copying { .. })
+    }
+
+    /// It has, or will have, everything up to here.
+    pub(super) fn lacks_after(&self) -> Seq {
+        match (self.stage, self.catching_up) {
+            (Stage::Copying { base }, _) => base,
+            (_, Some((base, _))) => base.max(self.matched),
+            (_, None) => self.matched,
+        }
+    }
+
+    pub(super) fn catches_up_until(&self) -> Option<Instant> {
+        self.catching_up.map(|(_, until)| until)
     }
 
     pub(super) fn handle_holds(&mut self, upto: Seq, now: Instant) {
@@ -109,7 +132,7 @@ impl Peer {
         match self.stage {
             Stage::Asking => self.owes_since.is_none(),
             Stage::Streaming => true,
-            Stage::Copying { .. } => false,
+            Stage::Waiting | Stage::Copying { .. } => false,
         }
     }
 }

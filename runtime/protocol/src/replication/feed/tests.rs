@@ -47,6 +47,8 @@ struct Rig {
     now: Instant,
     held: Seq,
     copies: Vec<Position>,
+    /// Copies have their turn at once.
+    turns: bool,
     appends: Vec<Append>,
     /// What the standby's disk has not synced yet, while it stalls.
     stalled: Option<Vec<standby::Ticket>>,
@@ -68,10 +70,10 @@ impl Rig {
         let kept = Kept { promised: Epoch(4), history: history_of, committed, whole: true };
         let standby = Standby::new((SHARD, disk(2), 1), kept, Timing::default(), Instant::ZERO);
         let known = tail.first().map_or(history(ours).last().seq, |it| Seq(it.first.0 - 1));
-        let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, known);
-        let (copies, appends) = (Vec::new(), Vec::new());
+        let feed = Feed::new(config, (SHARD, Epoch(5)), history(ours), tail, (known, known));
+        let (copies, turns, appends) = (Vec::new(), true, Vec::new());
         let (now, held, stalled) = (ms(1), Seq(0), None);
-        let mut rig = Self { feed, standby, now, held, copies, appends, stalled };
+        let mut rig = Self { feed, standby, now, held, copies, turns, appends, stalled };
         rig.feeds(&[1, 2]);
         rig
     }
@@ -104,11 +106,29 @@ impl Rig {
                     }
                 }
                 Effect::Holds { upto, .. } => self.held = self.held.max(upto),
-                Effect::Copy { base, .. } => self.copies.push(base),
+                Effect::Copy { to } => {
+                    let base = self.turns.then(|| self.feed.handle_copy_turn(&to));
+                    self.copies.extend(base.flatten());
+                }
                 Effect::Heard { .. } | Effect::Regressed { .. } | Effect::Deposed { .. } => {}
             }
             self.answer();
         }
+    }
+
+    /// The states as of this place arrive.
+    fn copied(&mut self, base: Position) {
+        let copy = self.standby.handle_copy_begins(Epoch(5), base).unwrap();
+        assert!(self.standby.handle_copy_ends(copy));
+        self.feed.handle_copied(&node(2), true, self.now);
+        self.deliver(true);
+    }
+
+    /// An entry comes, and is committed.
+    fn commit(&mut self, seq: u64) {
+        self.append(segment(5, seq, seq));
+        self.feed.handle_committed(Seq(seq), Seq(seq), self.now);
+        self.deliver(true);
     }
 
     fn answer(&mut self) {
@@ -157,16 +177,13 @@ fn a_standby_whose_log_parted_is_led_back_to_where_it_did() {
 fn a_standby_that_is_too_far_behind_gets_the_states() {
     let mut rig = Rig::new(&[(4, 100)], vec![segment(4, 91, 100)], &[(4, 20)]);
     rig.append(segment(5, 101, 101));
-    rig.feed.handle_committed(Seq(101), rig.now);
+    rig.feed.handle_committed(Seq(101), Seq(101), rig.now);
     rig.deliver(true);
     assert_eq!(rig.copies, [at(5, 101)]);
     rig.append(segment(5, 102, 102));
     rig.deliver(true);
     assert_eq!(rig.held, Seq(0), "nothing is sent meanwhile");
-    let copy = rig.standby.handle_copy_begins(Epoch(5), at(5, 101)).unwrap();
-    assert!(rig.standby.handle_copy_ends(copy));
-    rig.feed.handle_copied(&node(2), true, rig.now);
-    rig.deliver(true);
+    rig.copied(at(5, 101));
     assert_eq!((rig.held, rig.standby.last()), (Seq(102), at(5, 102)));
 }
 
@@ -247,7 +264,7 @@ fn a_copy_whose_disk_stalls_gets_every_entry_once() {
 #[should_panic(expected = "reaches down to what is committed")]
 fn entries_that_may_be_uncommitted_are_part_of_the_tail() {
     let tail = vec![segment(4, 8, 10)];
-    Feed::new(Config::default(), (SHARD, Epoch(5)), history(&[(4, 10)]), tail, Seq(5));
+    Feed::new(Config::default(), (SHARD, Epoch(5)), history(&[(4, 10)]), tail, (Seq(5), Seq(5)));
 }
 
 #[test]
@@ -255,7 +272,7 @@ fn a_shard_at_rest_is_silent_once_everybody_knows_what_is_committed() {
     let mut rig = Rig::new(&[(4, 10)], vec![], &[(4, 10)]);
     rig.append(segment(5, 11, 11));
     rig.deliver(true);
-    rig.feed.handle_committed(Seq(11), rig.now);
+    rig.feed.handle_committed(Seq(11), Seq(11), rig.now);
     rig.deliver(true);
     assert_eq!(rig.standby.committed(), Seq(10), "the next append would tell it");
     assert!(rig.feed.poll_timeout().is_some());
@@ -299,7 +316,7 @@ fn what_everybody_holds_is_not_kept() {
     }
     assert!(rig.feed.kept_bytes() > 0);
     rig.deliver(true);
-    rig.feed.handle_committed(Seq(19), rig.now);
+    rig.feed.handle_committed(Seq(19), Seq(19), rig.now);
     assert_eq!((rig.feed.kept_bytes(), rig.feed.matched()), (0, Seq(19)));
 }
 
@@ -310,11 +327,11 @@ fn copies_for_one_that_was_away(recent_bytes: u64) -> usize {
     let mut rig = Rig::with(config, &[(4, 10)], vec![], &[(4, 10)]);
     rig.append(segment(5, 11, 11));
     rig.deliver(true);
-    rig.feed.handle_committed(Seq(11), rig.now);
+    rig.feed.handle_committed(Seq(11), Seq(11), rig.now);
     rig.feeds(&[1]);
     for seq in 12..20 {
         rig.append(segment(5, seq, seq));
-        rig.feed.handle_committed(Seq(seq), rig.now);
+        rig.feed.handle_committed(Seq(seq), Seq(seq), rig.now);
     }
     assert!(rig.feed.kept_bytes() <= recent_bytes);
     rig.feeds(&[1, 2]);
@@ -336,12 +353,86 @@ fn a_copy_that_falls_behind_what_is_kept_is_asked_where_that_begins() {
     rig.deliver(true);
     for seq in 11..40 {
         rig.append(segment(5, seq, seq));
-        rig.feed.handle_committed(Seq(seq), rig.now);
+        rig.feed.handle_committed(Seq(seq), Seq(seq), rig.now);
         rig.deliver(false);
     }
     rig.sleep(100);
     rig.deliver(true);
     assert_eq!(rig.copies, [at(5, 39)], "it has 10, which is not kept any more");
+}
+
+/// A primary that keeps little, and a standby that gets the states.
+fn one_that_gets_states(copying_bytes: u64) -> Rig {
+    let config = Config { retain_bytes: 30, recent_bytes: 30, copying_bytes, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 100)], vec![], &[(4, 20)]);
+    rig.commit(101);
+    assert_eq!(rig.copies, [at(5, 101)]);
+    rig
+}
+
+/// It used to be copied again, and again: the entries were gone each time.
+#[test]
+fn what_comes_while_states_are_sent_is_kept_until_who_got_them_holds_it() {
+    let mut rig = one_that_gets_states(1 << 20);
+    (102..300).for_each(|seq| rig.commit(seq));
+    assert!(rig.feed.has_turn(&node(2)));
+    rig.feed.handle_connected(&node(2), rig.now);
+    rig.commit(300);
+    rig.copied(at(5, 101));
+    assert_eq!((rig.held, rig.standby.last()), (Seq(300), at(5, 300)));
+    assert_eq!(rig.copies.len(), 1);
+    assert!(!rig.feed.has_turn(&node(2)) && rig.feed.kept_bytes() <= 30);
+}
+
+#[test]
+fn who_got_the_states_and_does_not_catch_up_lacks_entries_like_others() {
+    let mut rig = one_that_gets_states(1 << 20);
+    (102..300).for_each(|seq| rig.commit(seq));
+    let kept = rig.feed.kept_bytes();
+    rig.feed.handle_copied(&node(2), true, rig.now);
+    rig.deliver(false);
+    assert!(rig.feed.has_turn(&node(2)));
+    rig.append(segment(5, 300, 300));
+    rig.feed.handle_committed(Seq(300), Seq(300), rig.now);
+    assert!(rig.feed.kept_bytes() > kept);
+    rig.sleep(30_000);
+    assert!(!rig.feed.has_turn(&node(2)) && rig.feed.kept_bytes() <= 30);
+}
+
+#[test]
+fn what_is_kept_beside_states_has_a_bound() {
+    let mut rig = one_that_gets_states(60);
+    (102..300).for_each(|seq| rig.commit(seq));
+    assert!((31..=60).contains(&rig.feed.kept_bytes()), "{}", rig.feed.kept_bytes());
+    rig.copied(at(5, 101));
+    assert_eq!(rig.copies, [at(5, 101), at(5, 299)], "it is needed once more");
+}
+
+#[test]
+fn states_that_wait_for_their_turn_are_sent_as_of_when_it_comes() {
+    let config = Config { retain_bytes: 30, recent_bytes: 30, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 100)], vec![], &[(4, 20)]);
+    rig.turns = false;
+    (101..200).for_each(|seq| rig.commit(seq));
+    assert!(rig.feed.kept_bytes() <= 30, "nothing is kept for it");
+    assert_eq!(rig.feed.handle_copy_turn(&node(2)), Some(at(5, 199)));
+    assert_eq!(rig.feed.handle_copy_turn(&node(2)), None, "it has its turn");
+    rig.copied(at(5, 199));
+    assert_eq!(rig.held, Seq(199));
+}
+
+/// The watermark may stand within a journal commit for ever, when the rest of that commit waits for a
+/// member that this copy is to replace; and what is saved are whole commits.
+#[test]
+fn states_are_sent_as_of_a_place_that_can_be_saved() {
+    let config = Config { retain_bytes: 0, recent_bytes: 0, ..Config::default() };
+    let mut rig = Rig::with(config, &[(4, 100)], vec![], &[(4, 20)]);
+    (101..106).for_each(|seq| rig.append(segment(5, seq, seq)));
+    rig.feed.handle_committed(Seq(104), Seq(102), rig.now);
+    rig.deliver(true);
+    assert_eq!(rig.copies, [at(5, 102)]);
+    rig.copied(at(5, 102));
+    assert_eq!(rig.held, Seq(105));
 }
 
 #[test]

@@ -169,14 +169,18 @@ fn what_was_saved_in_a_later_epoch_or_not_up_to_the_base_is_no_copy() {
 }
 
 #[tokio::test]
-async fn so_many_copies_are_sent_at_one_time_and_no_more() {
+async fn so_many_copies_have_their_turn_at_one_time_and_no_more() {
     let (from, at) = (Rig::new(), Rig::new());
     let room = Arc::new(Room::closed());
     let peer = receiver(CopyIn::new(at.state(), Arc::clone(&room))).await;
     let parts = sender(from.state());
     let sends = (10..15).map(|shard| {
         let copy = CopyOut { shard: ShardId(shard), ..copy_to(&peer, Position::default()) };
-        send(&parts, copy)
+        let parts = &parts;
+        async move {
+            let _turn = parts.turn().await;
+            send(parts, copy).await
+        }
     });
     let watches = async {
         until(|| room.offers() == COPIES_OUT_MAX).await;
