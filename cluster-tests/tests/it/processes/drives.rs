@@ -13,15 +13,15 @@ use super::{Running, SOON, start};
 const STALL: Duration = Duration::from_secs(3);
 
 impl Running {
-    /// Lists, one for each writer, that this node is not the primary of.
-    async fn lists_elsewhere(&self, node: usize) -> Vec<String> {
+    /// Lists, one for each writer, whose primary is so.
+    async fn lists(&self, wanted: impl Fn(usize) -> bool) -> Vec<String> {
         let mut lists = Vec::new();
         for number in 0.. {
             let list = format!("list-{number}");
             if lists.len() as u64 == WRITERS {
                 break;
             }
-            if self.primary_of(&list).await != node {
+            if wanted(self.primary_of(&list).await) {
                 lists.push(list);
             }
         }
@@ -71,11 +71,39 @@ async fn a_power_cut_of_all_nodes_loses_nothing_acknowledged() {
 }
 
 #[tokio::test]
+async fn what_only_the_primary_has_on_disk_is_not_acknowledged() {
+    let mut cluster = start(&copied().on_drives(13)).await;
+    cluster.all_in_sync(0, 3).await;
+    let load = Load::on(&cluster, cluster.lists(|primary| primary == 0).await);
+    load.goes_on(5, SOON).await;
+    for standby in [1, 2] {
+        cluster.nodes[standby].stall_disk().unwrap();
+    }
+    tokio::time::sleep(STALL / 6).await;
+    let before = load.acknowledged();
+    tokio::time::sleep(STALL / 3).await;
+    let after = load.acknowledged();
+    // power is cut everywhere, and the one disk that had more is lost
+    cluster.kill_at_once(&[0, 1, 2]).unwrap();
+    let told = load.end().await;
+    std::fs::remove_dir_all(cluster.folder().join(cluster.nodes[0].name())).unwrap();
+    for standby in [1, 2] {
+        cluster.nodes[standby].resume_disk().unwrap();
+    }
+    for node in &mut cluster.nodes {
+        node.start().unwrap();
+    }
+    cluster.ready().await.unwrap();
+    cluster.audit(&told).await;
+    assert_eq!(before, after, "acknowledged while one disk alone went on");
+}
+
+#[tokio::test]
 async fn a_standby_whose_disk_stands_still_holds_no_write_up_and_counts_again_later() {
     let mut cluster = start(&copied().on_drives(12)).await;
     cluster.all_in_sync(0, 3).await;
     let slow = if cluster.leader().await == 2 { 1 } else { 2 };
-    let lists = cluster.lists_elsewhere(slow).await;
+    let lists = cluster.lists(|primary| primary != slow).await;
     let load = Load::on(&cluster, lists.clone());
     load.goes_on(5, SOON).await;
     let shards = cluster.shards_of(&lists).await;
