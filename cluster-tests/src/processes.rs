@@ -28,6 +28,8 @@ use anyhow::{Context, Result, bail};
 use mainstay_node::http::overview::{ShardRow, Shards};
 use tempfile::TempDir;
 
+use crate::testnode;
+
 /// How long a node may take to become ready on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -44,6 +46,8 @@ pub struct Plan {
     pub arguments: Vec<String>,
     /// Environment that every node gets.
     pub environment: Vec<(String, String)>,
+    /// The failure zones of the nodes, in their order; who is beyond has none.
+    pub zones: Vec<&'static str>,
     /// How the folder of the data is called, before its random ending.
     pub folder: &'static str,
     /// Give the nodes a network whose cables can be cut.
@@ -59,6 +63,7 @@ impl Plan {
             shards: 32,
             arguments: Vec::new(),
             environment: Vec::new(),
+            zones: Vec::new(),
             folder: "mainstay-test-",
             network: false,
         }
@@ -69,6 +74,14 @@ impl Plan {
     pub fn set(mut self, path: &str, value: impl Display) -> Self {
         let name = format!("MAINSTAY_{}", path.to_uppercase().replace('.', "__"));
         self.environment.push((name, value.to_string()));
+        self
+    }
+
+    /// The same on disks that forget what was not synced when their node is killed, and that
+    /// [`Node::stall_disk`] stops; of the test node only. The seed is the disks'.
+    #[must_use]
+    pub fn on_drives(mut self, seed: u64) -> Self {
+        self.environment.push((testnode::DRIVE.to_owned(), seed.to_string()));
         self
     }
 }
@@ -126,6 +139,9 @@ impl Cluster {
             spec.arguments.clone_from(&plan.arguments);
             spec.environment.clone_from(&plan.environment);
             spec.environment.push(("MAINSTAY_CLUSTER__SHARDS".to_owned(), plan.shards.to_string()));
+            if let Some(zone) = plan.zones.get(at) {
+                spec.environment.push(("MAINSTAY_ZONE".to_owned(), (*zone).to_owned()));
+            }
             Node::new(spec)
         });
         let nodes = nodes.collect();
@@ -152,6 +168,20 @@ impl Cluster {
     pub async fn restart(&mut self, node: usize) -> Result<Duration> {
         self.nodes[node].start()?;
         self.nodes[node].ready(&self.client, READY_WITHIN).await
+    }
+
+    /// Kills these nodes before any of them is seen to end.
+    ///
+    /// # Errors
+    /// When one does not run.
+    pub fn kill_at_once(&mut self, nodes: &[usize]) -> Result<()> {
+        for node in nodes {
+            self.nodes[*node].signal("KILL")?;
+        }
+        for node in nodes {
+            self.nodes[*node].kill();
+        }
+        Ok(())
     }
 
     /// A call through one node.

@@ -3,12 +3,27 @@
 use std::time::Duration;
 
 use mainstay::prelude::*;
+use mainstay::storage::fault::drive;
+
+/// Names the variable of the environment that puts the node's databases on a drive that forgets
+/// and stalls; its value is the drive's seed.
+pub const DRIVE: &str = "TESTNODE_DRIVE";
 
 /// Items that a list keeps, so that a long test stays within the bounds of a state.
 pub const LIST_ITEMS_MAX: usize = 50_000;
 
 /// Numbers on each half of a page: with their heads, 64 KiB and a little more for both.
 const PAGE_HALF: usize = 3_641;
+
+/// Puts the databases of this process on a drive of tests, if the environment says so.
+///
+/// # Panics
+/// When the seed is no number.
+pub fn take_drive() {
+    if let Ok(seed) = std::env::var(DRIVE) {
+        drive::install(seed.parse().expect("the harness writes a number"));
+    }
+}
 
 /// All entities of the test node.
 pub fn registry() -> Registry {

@@ -86,7 +86,17 @@ impl Disk for FileDisk {
     }
 
     fn open(&self, file: &str, cache_bytes: usize) -> Result<Database, redb::DatabaseError> {
-        Database::builder().set_cache_size(cache_bytes).create(self.0.join(file))
+        create(&self.0.join(file), cache_bytes)
+    }
+}
+
+/// Opens the database in a file, made if need be; on the drive of a test, if one is installed.
+fn create(path: &Path, cache_bytes: usize) -> Result<Database, redb::DatabaseError> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    match fault::drive::open(path) {
+        None => builder.create(path),
+        Some(file) => builder.create_with_backend(file.map_err(redb::StorageError::from)?),
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use mainstay::storage::fault::drive::STALLS;
 
 use super::{http, network};
 
@@ -230,6 +231,23 @@ impl Node {
         let sent =
             Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status()?.success();
         if sent { Ok(()) } else { bail!("kill -{signal} {pid} failed") }
+    }
+
+    /// Its disk stands still: no sync of its databases ends. See [`super::Plan::on_drives`].
+    ///
+    /// # Errors
+    /// When it has no data directory.
+    pub fn stall_disk(&self) -> Result<()> {
+        File::create(self.spec.data.join(STALLS))?;
+        Ok(())
+    }
+
+    /// Its disk goes on.
+    ///
+    /// # Errors
+    /// When it did not stand still.
+    pub fn resume_disk(&self) -> Result<()> {
+        Ok(fs::remove_file(self.spec.data.join(STALLS))?)
     }
 
     /// Whether it has a process that was not seen to end.

@@ -207,6 +207,27 @@ fn the_map_of_the_code_names_places_that_exist() {
     }
 }
 
+#[test]
+fn what_survives_what_names_a_test_that_exists_for_each_fault() {
+    let page = file("docs/replication.md").unwrap();
+    let (_, table) = page.split_once("shown by |").unwrap();
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let sources = rust_files();
+    for row in rows {
+        let words = row.split('`').skip(1).step_by(2);
+        let named: Vec<_> = words.filter_map(|word| word.rsplit_once("::")).collect();
+        assert!(!named.is_empty(), "no test says so: {row}");
+        for (path, name) in named {
+            let text = format!("fn {name}(");
+            let mut rooms = path.split("::").filter(|room| *room != "tests");
+            let is_there = sources.iter().any(|source| {
+                source.text.contains(&text) && rooms.clone().all(|room| source.path.contains(room))
+            });
+            assert!(is_there && rooms.next().is_some(), "{path}::{name} is no test");
+        }
+    }
+}
+
 /// Whether something has this path from the root; a `*` at its end stands for any end.
 fn exists(path: &str) -> bool {
     let Some(start) = path.strip_suffix('*') else { return root().join(path).exists() };

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(test)]
 use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
@@ -201,7 +202,7 @@ impl ControlStore {
         if must_exist && !path.exists() {
             return Err(ControlStoreError::Missing { path });
         }
-        let create = || Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let create = || super::create(&path, CACHE_BYTES);
         let database = caught(create).map_err(damaged)?.map_err(not_opened)?;
         Self::spawn(Keeper::open(database, must_exist)?)
     }

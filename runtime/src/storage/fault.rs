@@ -7,11 +7,14 @@
 //! ```
 //!
 //! After [`FaultDisk::crash`] every handle that was open fails: the process that held it is gone.
-//! Files that are opened then hold what a real disk might.
+//! Files that are opened then hold what a real disk might. [`drive`] is its sibling for processes.
+
+pub mod drive;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -165,20 +168,27 @@ impl Image {
                     }
                 }
                 Pending::Write { offset, bytes } => {
-                    let mut at = 0;
-                    while at < bytes.len() {
-                        let sector_ends = (offset + at) / SECTOR * SECTOR + SECTOR - offset;
-                        let end = sector_ends.min(bytes.len());
+                    for sector in sectors(offset, bytes.len()) {
                         if random.f64() < keep {
-                            put(&mut self.durable, offset + at, &bytes[at..end]);
+                            put(&mut self.durable, offset + sector.start, &bytes[sector]);
                         }
-                        at = end;
                     }
                 }
             }
         }
         self.view.clone_from(&self.durable);
     }
+}
+
+/// The parts of so many bytes from `offset` on that lie in a sector each.
+fn sectors(offset: usize, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let end = ((offset + at) / SECTOR * SECTOR + SECTOR - offset).min(bytes);
+        let sector = at..end;
+        at = end;
+        (!sector.is_empty()).then_some(sector)
+    })
 }
 
 fn put(image: &mut Vec<u8>, offset: usize, bytes: &[u8]) {

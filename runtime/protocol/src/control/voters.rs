@@ -6,7 +6,11 @@
 //!
 //! A seat moves when its holder is no member, drains, or is down while another member is ready. A
 //! dead voter is never just dropped: that would make the quorum smaller, not the cluster safer.
+//!
+//! A seat moves to another zone, too, when that has two seats fewer and a member that is ready:
+//! however members came and went, the loss of a zone is survived wherever their zones allow it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::control::{ClusterState, Member, MemberState};
@@ -62,6 +66,10 @@ pub fn plan(state: &ClusterState, group: &Group, target: u8) -> Option<Change> {
 }
 
 /// Who should vote, or `None` when the cluster is not ready for any other set than it has.
+///
+/// Each seat goes to the zone that has fewest, within it to the leader, then to who votes, then by
+/// name: asked again of its own answer it gives the same one. Seats that no member in sight can
+/// take stay with voters that are down.
 fn wanted_voters(
     members: &BTreeMap<u64, (&NodeId, &Member)>,
     group: &Group,
@@ -73,39 +81,38 @@ fn wanted_voters(
         return None;
     }
     let state = |id: &u64| members.get(id).map(|(_, member)| member.state);
-    // who keeps a seat first: the leader, then who is up, then who is down; each by name
-    let mut seats: Vec<u64> = group.voters.iter().copied().collect();
-    seats.retain(|id| matches!(state(id), Some(MemberState::Up | MemberState::Down)));
-    seats.sort_by_key(|id| {
-        let down = state(id) == Some(MemberState::Down);
-        (down, *id != group.leader, members.get(id).map(|(node, _)| *node))
-    });
-    let up = seats.iter().filter(|id| state(id) == Some(MemberState::Up)).count();
-    let mut chosen: Vec<u64> = seats.drain(..up.min(size)).collect();
-    let mut spare: Vec<u64> = group.learners.intersection(&group.caught_up).copied().collect();
-    spare.retain(|id| state(id) == Some(MemberState::Up));
-    while chosen.len() < size && !spare.is_empty() {
-        let zones: BTreeSet<&str> = chosen.iter().filter_map(|id| zone(members, *id)).collect();
-        let next = spare
+    let votes = |id: &u64| group.voters.contains(id);
+    let mut ready: Vec<u64> = group.learners.intersection(&group.caught_up).copied().collect();
+    ready.extend(&group.voters);
+    ready.retain(|id| state(id) == Some(MemberState::Up));
+    let mut chosen: Vec<u64> = Vec::new();
+    while chosen.len() < size && !ready.is_empty() {
+        let next = ready
             .iter()
             .copied()
             .min_by_key(|id| {
-                let known = zone(members, *id).is_some_and(|zone| zones.contains(zone));
-                (known, members.get(id).map(|(node, _)| *node))
+                let crowd = chosen.iter().filter(|other| is_one_zone(members, *id, **other));
+                let keeps = (*id == group.leader, votes(id));
+                (crowd.count(), Reverse(keeps), members.get(id).map(|(node, _)| *node))
             })
             .expect("the loop runs while one is left");
-        spare.retain(|id| *id != next);
+        ready.retain(|id| *id != next);
         chosen.push(next);
     }
-    chosen.extend(seats.into_iter().take(size - chosen.len()));
+    let mut down: Vec<u64> = group.voters.iter().copied().collect();
+    down.retain(|id| state(id) == Some(MemberState::Down));
+    down.sort_by_key(|id| members.get(id).map(|(node, _)| *node));
+    chosen.extend(down.into_iter().take(size - chosen.len()));
     chosen.truncate(odd_at_most(chosen.len()));
     // fewer voters than there are and should be: somebody is on the way, wait for them
     let enough = chosen.len() >= size.min(group.voters.len()) && !chosen.is_empty();
     enough.then(|| chosen.into_iter().collect())
 }
 
-fn zone<'a>(members: &BTreeMap<u64, (&NodeId, &'a Member)>, id: u64) -> Option<&'a str> {
-    members.get(&id).map(|(_, member)| member.zone.as_str())
+/// Whether two members may be lost together. Who names no zone is alone in one.
+fn is_one_zone(members: &BTreeMap<u64, (&NodeId, &Member)>, one: u64, other: u64) -> bool {
+    let zone = |id| members.get(&id).map(|(_, member)| member.zone.as_str());
+    zone(one) == zone(other) && zone(one) != Some("")
 }
 
 fn odd_at_most(count: usize) -> usize {
@@ -114,6 +121,8 @@ fn odd_at_most(count: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::id::{BootId, DiskId};
 
@@ -278,6 +287,98 @@ mod tests {
         }
 
         assert_eq!(settle(&state, group(&[1], &[]), 3).voters, ids(&[1, 3, 4]));
+    }
+
+    /// Members 1, 2, .. in these zones, a letter each; a dot is none.
+    fn zoned(zones: &str) -> ClusterState {
+        let numbers: Vec<u8> = (1..).take(zones.len()).collect();
+        let mut state = cluster(&numbers);
+        for (number, zone) in numbers.into_iter().zip(zones.chars()) {
+            member(&mut state, number).zone =
+                if zone == '.' { String::new() } else { zone.to_string() };
+        }
+        state
+    }
+
+    #[test]
+    fn a_seat_moves_to_a_zone_that_comes_late() {
+        let before = group(&[1, 2, 3], &[4, 5]);
+
+        assert_eq!(settle(&zoned("aaabc"), before, 3).voters, ids(&[1, 4, 5]));
+    }
+
+    #[test]
+    fn the_leader_keeps_its_seat_in_a_crowded_zone() {
+        let mut before = group(&[1, 2, 3], &[4]);
+        before.leader = id(2);
+
+        assert_eq!(settle(&zoned("aabc"), before, 3).voters, ids(&[2, 3, 4]));
+    }
+
+    #[test]
+    fn a_zone_that_returns_gets_its_seat_back() {
+        let mut state = zoned("aabbcc");
+        for lost in [5, 6] {
+            member(&mut state, lost).state = MemberState::Down;
+        }
+        let without = settle(&state, group(&[1, 3, 5], &[2, 4, 6]), 3);
+        assert_eq!(without.voters, ids(&[1, 2, 3]));
+        for back in [5, 6] {
+            member(&mut state, back).state = MemberState::Up;
+        }
+
+        assert_eq!(settle(&state, without, 3).voters, ids(&[1, 3, 5]));
+    }
+
+    #[test]
+    fn five_seats_in_three_zones_are_two_two_and_one() {
+        let settled = settle(&zoned("aaaabbc"), group(&[1], &[]), 5);
+
+        assert_eq!(settled.voters, ids(&[1, 2, 5, 6, 7]));
+    }
+
+    #[test]
+    fn who_names_no_zone_is_alone_in_one() {
+        assert_eq!(settle(&zoned("aa.."), group(&[1, 2, 3], &[4]), 3).voters, ids(&[1, 3, 4]));
+    }
+
+    #[test]
+    fn two_zones_make_no_seat_move_to_and_fro() {
+        for (voters, learners) in [([1, 2, 3], [4]), ([1, 3, 4], [2])] {
+            assert_eq!(plan(&zoned("aabb"), &group(&voters, &learners), 3), None);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::properties::cases(128))]
+
+        /// Whoever leads: no zone has a majority of the seats, if any choice leaves none with one.
+        #[test]
+        fn no_zone_has_a_majority_where_zones_allow(
+            zones in "[abc.]{1,9}", first in 0_u8..9, target in prop::sample::select(vec![1, 3, 5]),
+        ) {
+            let (state, many) = (zoned(&zones), u8::try_from(zones.len()).unwrap());
+            let mut before = group(&[], &[]);
+            before.leader = id(first % many + 1);
+            before.voters = BTreeSet::from([before.leader]);
+
+            let settled = settle(&state, before, target);
+
+            let of = |zone: char| zones.chars().filter(|other| *other == zone).count();
+            let seats = |zone: char| {
+                let at = |number: &u8| zones.chars().nth(usize::from(*number) - 1) == Some(zone);
+                (1..=many).filter(at).filter(|number| settled.voters.contains(&id(*number))).count()
+            };
+            let size = settled.voters.len();
+            prop_assert_eq!(size, odd_at_most(usize::from(many.min(target))));
+            let minority = size / 2;
+            let room: usize = "abc".chars().map(|zone| of(zone).min(minority)).sum();
+            if minority > 0 && room + of('.') >= size {
+                for zone in "abc".chars() {
+                    prop_assert!(seats(zone) <= minority, "{} of {size} in {zone}", seats(zone));
+                }
+            }
+        }
     }
 
     #[test]
