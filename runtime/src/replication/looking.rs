@@ -195,6 +195,9 @@ impl Keeper {
 
     /// A copy may have applied what looks wait for.
     pub(super) fn show_waiting(&mut self, shard: ShardId) {
+        if self.looks.waiting.is_empty() {
+            return; // as nearly always, and this is asked after every append
+        }
         while let Some(applied) = self.copy_of(shard).map(|copy| copy.shadow.applied())
             && let Some(waits) = self.looks.first_within(shard, applied)
             && self.copy_of(shard).is_some_and(|copy| copy.shows(waits.1) == Showing::Show)
