@@ -9,12 +9,21 @@ use super::header_text;
 use super::problem::Problem;
 
 const NAME: &str = "If-Match";
+/// Conditions that others know. What is not compared must not be taken for compared.
+const UNKNOWN: [&str; 2] = ["If-None-Match", "If-Unmodified-Since"];
 
 /// The version that a caller makes a command depend on: `"3"`, or `3`.
 ///
 /// # Errors
-/// A problem when the header is there and names no single version, or the call is a query.
+/// A problem when the header is there and names no single version, or the call is a query; or a
+/// command comes with another condition.
 pub(super) fn of(headers: &HeaderMap, mode: Mode) -> Result<Option<Seq>, Problem> {
+    if let Some(name) = UNKNOWN.into_iter().find(|name| headers.contains_key(*name))
+        && mode == Mode::Command
+    {
+        let what = "is no condition that is compared: If-Match is, and \"0\" is never written";
+        return Err(Problem::bad_header(name, what));
+    }
     let Some(text) = header_text(headers, "if-match")? else { return Ok(None) };
     if mode == Mode::Query {
         let what = "is for commands: a query's answer says its version, compare that";
@@ -55,6 +64,23 @@ pub(super) fn headers(token: Token) -> [(HeaderName, HeaderValue); 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Creating what must not exist is `If-None-Match: *` elsewhere. It was ignored, and the command
+    /// ran whatever there was.
+    #[test]
+    fn a_command_with_a_condition_that_is_not_compared_is_refused() {
+        for (name, value) in [
+            ("if-none-match", "*"),
+            ("if-none-match", "\"3\""),
+            ("if-unmodified-since", "Sat, 21 Nov 2026 10:00:00 GMT"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            let refused = of(&headers, Mode::Command).map_err(|problem| problem.status().as_u16());
+            assert_eq!(refused, Err(400), "{name}: {value}");
+            assert_eq!(of(&headers, Mode::Query).ok(), Some(None), "it protects nothing there");
+        }
+    }
 
     #[test]
     fn a_version_is_read_as_it_is_told_and_in_no_other_way() {

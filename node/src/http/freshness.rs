@@ -25,6 +25,9 @@ pub(super) fn of(headers: &HeaderMap, mode: Mode) -> Result<Option<Freshness>, P
     if mode == Mode::Command {
         return Err(Problem::bad_header(NAME, "is for queries"));
     }
+    if headers.get_all("ms-freshness").iter().count() > 1 {
+        return Err(Problem::bad_header(NAME, "is there more than once"));
+    }
     let read = match text.split_once('=') {
         None if text == "strict" => Some(Freshness::Strict),
         Some(("at-least", token)) => token.parse().ok().map(Freshness::AtLeast),
@@ -102,5 +105,14 @@ mod tests {
             assert_eq!(read(text, Mode::Query), Err(400), "{text:?}");
         }
         assert_eq!(read("strict", Mode::Command), Err(400), "a command shows what it did");
+    }
+
+    /// The first one counted, and the query was shown less than the second one asks for.
+    #[test]
+    fn two_wishes_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.append("ms-freshness", HeaderValue::from_static("max-staleness=9s"));
+        headers.append("ms-freshness", HeaderValue::from_static("strict"));
+        assert!(of(&headers, Mode::Query).is_err());
     }
 }

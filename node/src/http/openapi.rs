@@ -216,6 +216,7 @@ fn responses() -> Value {
                     "ETag": reference("headers", "ETag"),
                     "MS-Version": reference("headers", "Version"),
                     "MS-Epoch": reference("headers", "Epoch"),
+                    "MS-Token": reference("headers", "Token"),
                 });
             }
             "429" | "503" => {

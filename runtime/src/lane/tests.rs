@@ -4,6 +4,7 @@ mod fed;
 mod fenced;
 mod looks;
 mod moves;
+mod undone;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -191,7 +192,8 @@ impl Rig {
         });
         let (storage, _) = opened.start(notify).unwrap();
         let registry = Registry::new().entity::<Diary>().entity::<Cursed>();
-        let registry = registry.entity::<versions::Brief>().build().unwrap();
+        let registry =
+            registry.entity::<versions::Brief>().entity::<undone::Frail>().build().unwrap();
         let departures: Arc<Mutex<Vec<Departure>>> = Arc::default();
         let departed = Arc::clone(&departures);
         let (told, proposed, looked) = (Arc::default(), Arc::default(), Arc::default());

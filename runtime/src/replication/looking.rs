@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mainstay_protocol::id::{Seq, ShardId, Token};
+use mainstay_protocol::id::{Epoch, Seq, ShardId, Token};
 use mainstay_protocol::replication::Position;
 use mainstay_protocol::replication::freshness::Showing;
 use mainstay_protocol::time::{Instant, LogTime};
@@ -76,11 +76,22 @@ impl Looks {
         self.waiting.insert(waits, look);
     }
 
-    /// The look of this shard that waits for the earliest place.
-    fn first(&self, shard: ShardId) -> Option<Waits> {
-        let from = (shard, Position::default(), 0);
-        let (waits, _) = self.waiting.range(from..).next()?;
-        (waits.0 == shard).then_some(*waits)
+    /// A look of this shard that waits for no more than what is applied. Those that want more keep
+    /// nobody waiting: of an earlier epoch there may be some, with tokens that nobody gave out.
+    fn first_within(&self, shard: ShardId, applied: Position) -> Option<Waits> {
+        let mut from = Position::default();
+        loop {
+            let (waits, _) = self.waiting.range((shard, from, 0)..).next()?;
+            let (of, wanted, _) = *waits;
+            if of != shard || wanted.epoch > applied.epoch {
+                return None;
+            }
+            if wanted.seq <= applied.seq {
+                return Some(*waits);
+            }
+            // All that come after it in its epoch want more still.
+            from = Position { epoch: Epoch(wanted.epoch.0.checked_add(1)?), seq: Seq(0) };
+        }
     }
 
     fn take(&mut self, waits: &Waits) -> Option<Look> {
@@ -158,17 +169,18 @@ impl Keeper {
         reading: Reading,
         read: Result<Option<StoredState>, StorageError>,
     ) {
-        let Reading { look, room, copy, applied, log_time } = reading;
+        let Reading { mut look, room, copy, applied, log_time } = reading;
         let now = self.copy_of(look.shard).filter(|now| now.id() == copy && now.takes());
         let Some(now) = now.map(|now| now.shadow.applied()) else {
             return self.handle_look(look, Some(room));
         };
         match read {
             Ok(stored) => {
-                // A row may be ahead of what was applied when it was asked for, and of a later epoch:
-                // its token must not be taken by who is deposed.
                 let version = stored.as_ref().map_or(Seq(0), |stored| stored.seq);
-                let at = if version > applied.seq { now } else { applied };
+                let Some(at) = place_of(version, [applied, now]) else {
+                    look.token.seq = version;
+                    return self.handle_look(look, Some(room));
+                };
                 let place = token(look.shard, at);
                 let bytes = stored.map(|stored| stored.bytes);
                 let state = ShownState { bytes, version, place, log_time, room };
@@ -183,7 +195,11 @@ impl Keeper {
 
     /// A copy may have applied what looks wait for.
     pub(super) fn show_waiting(&mut self, shard: ShardId) {
-        while let Some(waits) = self.looks.first(shard)
+        if self.looks.waiting.is_empty() {
+            return; // as nearly always, and this is asked after every append
+        }
+        while let Some(applied) = self.copy_of(shard).map(|copy| copy.shadow.applied())
+            && let Some(waits) = self.looks.first_within(shard, applied)
             && self.copy_of(shard).is_some_and(|copy| copy.shows(waits.1) == Showing::Show)
             && let Some(look) = self.looks.take(&waits)
         {
@@ -224,6 +240,75 @@ impl Env {
     }
 }
 
+/// The first of these places of a copy that a row of this version is within. A row may be ahead of
+/// what was applied when it was asked for; one that came with a copy of the states also of what is
+/// applied now, and then of an epoch of which this copy has nothing yet. Its token would name an
+/// earlier one, and be taken by who is deposed: so it has no place before its entry is applied.
+fn place_of(version: Seq, places: [Position; 2]) -> Option<Position> {
+    places.into_iter().find(|place| version <= place.seq)
+}
+
 fn token(shard: ShardId, at: Position) -> Token {
     Token { shard, epoch: at.epoch, seq: at.seq }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mainstay_protocol::id::{EntityId, Key, KindId};
+
+    use super::*;
+    use crate::shard::admission::Target;
+    use crate::transport::LocalCalls;
+    use crate::transport::loopback;
+    use crate::transport::reply::Envelope;
+
+    fn at(epoch: u64, seq: u64) -> Position {
+        Position { epoch: Epoch(epoch), seq: Seq(seq) }
+    }
+
+    fn look(calls: &LocalCalls, shard: u32, wanted: Position) -> Look {
+        let (shard, until) = (ShardId(shard), clock::now() + Duration::from_secs(1));
+        let (reply, _) = calls.open(0, until, None);
+        let request = loopback::request(bytes::Bytes::new());
+        let envelope =
+            Envelope { request, deadline: until, bytes: 0, source: 0, source_share: 1, reply };
+        let entity = EntityId { kind: KindId(1), key: Key::new("a").unwrap() };
+        let target = Target { kind: 0, method: 0 };
+        Look { shard, entity, token: token(shard, wanted), until, target, envelope }
+    }
+
+    /// Looks were in the order of what they wait for, epochs first, and the first one was all that
+    /// was looked at: one that waited for a place that nobody ever reached held up all the others.
+    #[tokio::test]
+    async fn a_look_that_wants_too_much_keeps_no_other_waiting() {
+        let calls = LocalCalls::start(1, &tokio::runtime::Handle::current());
+        let mut looks = Looks::default();
+        for (shard, wanted) in [(6, at(1, 1)), (7, at(1, u64::MAX)), (7, at(3, 20)), (7, at(3, 30))]
+        {
+            looks.wait(look(&calls, shard, wanted));
+        }
+        looks.wait(look(&calls, 7, at(4, 1)));
+        looks.wait(look(&calls, 8, at(1, 1)));
+        let first = |looks: &Looks, applied| looks.first_within(ShardId(7), applied);
+        assert_eq!(first(&looks, at(2, 50)), None, "nothing of epoch 3 is applied");
+        assert_eq!(first(&looks, at(3, 19)), None);
+        let waits = first(&looks, at(3, 20)).unwrap();
+        assert_eq!(waits.1, at(3, 20));
+        looks.take(&waits).unwrap();
+        assert_eq!(first(&looks, at(3, 20)), None);
+        assert_eq!(first(&looks, at(4, 29)).unwrap().1, at(4, 1), "and not the one for 30");
+    }
+
+    /// Its answer named the epoch of what was applied, which may be one before the row's.
+    #[test]
+    fn a_row_that_is_ahead_of_what_is_applied_has_no_place_yet() {
+        let (before, now) = (at(1, 10), at(2, 14));
+        assert_eq!(place_of(Seq(0), [before, now]), Some(before));
+        assert_eq!(place_of(Seq(10), [before, now]), Some(before));
+        assert_eq!(place_of(Seq(11), [before, now]), Some(now));
+        assert_eq!(place_of(Seq(15), [before, now]), None);
+        assert_eq!(place_of(Seq(11), [before, before]), None, "a copy of the states brought it");
+    }
 }

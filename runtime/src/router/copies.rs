@@ -109,7 +109,11 @@ impl Choice {
             Failure::Stale { reason } => {
                 (self.behind, self.stale) = (true, Some(reason.clone()));
             }
+            // Of another build, without room for one more, or not to be asked: another may answer.
             Failure::NotPrimary { .. }
+            | Failure::Overloaded { .. }
+            | Failure::Version { .. }
+            | Failure::Unknown { .. }
             | Failure::Unavailable { outcome: Outcome::NotExecuted | Outcome::Unknown, .. } => {}
             _ => return Next::AsEver,
         }

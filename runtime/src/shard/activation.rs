@@ -113,8 +113,9 @@ impl Activation {
     ///
     /// # Errors
     /// [`StateError`] when the bytes, which decoded before, do not: the kind's decoder is not
-    /// deterministic. The activation is of no use then and must be dropped.
+    /// deterministic. The state is gone then, and only what is undone later is of use again.
     pub fn undo(&mut self, kind: &dyn KindHost, key: &Key) -> Result<(), StateError> {
+        self.state = None;
         self.state = Some(decode(kind, key, self.base.as_ref())?);
         Ok(())
     }

@@ -92,6 +92,10 @@ impl Serving {
     }
 
     fn activate(&mut self, env: &mut Env, slot: Slot, running: Running) {
+        if !self.primary.is_written(slot) {
+            // Whoever stayed here has left the row since, and may have been another entity.
+            self.take_resident(env, slot);
+        }
         if self.is_resident(slot) {
             // It stayed for what is uncommitted of it, and its state is to be made again.
             match self.undo(env, slot, &running) {

@@ -207,7 +207,7 @@ fn answer_snapshot(message: &Bytes) -> Result<Bytes, String> {
     if message.is_empty() { Err("empty".to_owned()) } else { Ok(message.slice(..1)) }
 }
 
-fn request(payload: Bytes) -> Request {
+pub(crate) fn request(payload: Bytes) -> Request {
     Request {
         correlation: 0,
         id: RequestId { caller: 1, number: 1 },

@@ -274,6 +274,11 @@ impl<T> Primary<T> {
         self.gate(self.rows.get(slot.0).map_or(Seq(0), |row| row.last))
     }
 
+    /// Whether a turn in this slot became an entry, since its entity got the row.
+    pub fn is_written(&self, slot: Slot) -> bool {
+        self.rows.get(slot.0).is_some_and(|row| row.last > Seq(0))
+    }
+
     /// The highest seq that every member of the in-sync set holds durably.
     pub fn watermark(&self) -> Seq {
         if self.planted.has(Mutant::WatermarkOfFastest) {

@@ -100,6 +100,21 @@ async fn or_by_the_primary_when_the_standby_is_behind() {
     assert_eq!(pair.seen(), (vec![wanted], vec![wanted]));
 }
 
+/// A standby of another build, or one that shows as many states as it may, ended the query, though
+/// the primary would have answered it.
+#[tokio::test]
+async fn or_by_the_primary_when_the_standby_cannot_show_it() {
+    let full = Failure::Overloaded { retry_after_ms: 20, bound: "memory".to_owned() };
+    let newer = Failure::Version { reason: "version 2, this build reads 1".to_owned() };
+    let unknown = Failure::Unknown { what: "method".to_owned() };
+    for failure in [full, newer, unknown, lost(Outcome::NotExecuted)] {
+        let refused = failure.clone();
+        let pair = Pair::new(move || Err(refused.clone()), shown("primary", 9)).await;
+        let wanted = Some(Freshness::AtLeast(token(7)));
+        assert_eq!(pair.ask(wanted).await.unwrap(), "primary", "{failure:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_token_that_nobody_has_is_refused_at_the_deadline() {
     let pair = Pair::new(stale, stale).await;
