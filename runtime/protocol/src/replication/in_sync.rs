@@ -14,8 +14,9 @@
 //!
 //! * only acknowledgements from a claim's own disk count;
 //! * a learner joins when it holds the watermark, and this epoch's noop: then it holds whatever an
-//!   earlier epoch committed. It says so under the record that the primary goes by: what it said
-//!   under an older one may be of a copy that a record between had it drop;
+//!   earlier epoch committed. One that is near is waited for, or it might never hold it. It says so
+//!   under the record that the primary goes by: what it said under an older one may be of a copy
+//!   that a record between had it drop;
 //! * a member leaves only by the primary's proposal, and only while `min_insync` of those that
 //!   stay, the primary included, have acknowledged this epoch; otherwise the set may only grow;
 //! * a proposal without an answer may have been accepted. It is made again until the record's
@@ -24,11 +25,13 @@
 //! Leases and rounds are counted here too, since they ask the same copies.
 
 mod copies;
+mod joining;
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 pub use self::copies::Copies;
+use self::joining::Chance;
 use super::Timing;
 use crate::id::{DiskId, NodeId, Seq};
 use crate::mutants::{Mutant, Planted};
@@ -88,6 +91,7 @@ struct Copy {
     behind: Option<(Instant, Seq)>,
     /// It lost what it had acknowledged, and does not hold it again yet.
     lost: bool,
+    chance: Chance,
 }
 
 impl Copy {
@@ -102,6 +106,7 @@ impl Copy {
             lease: Instant::ZERO,
             behind: None,
             lost: false,
+            chance: Chance::Near,
         }
     }
 }
@@ -256,6 +261,7 @@ impl InSync {
             && upto < copy.durable
         {
             (copy.durable, copy.acked, copy.lost) = (upto, false, true);
+            copy.chance = Chance::Near;
             if copy.standing == Standing::Joining && !proposed {
                 copy.standing = Standing::Learner;
             }
@@ -302,20 +308,6 @@ impl InSync {
         self.look_for_joining();
     }
 
-    /// Learners that hold everything committed are waited for from now on, and proposed.
-    fn look_for_joining(&mut self) {
-        let early = self.planted.has(Mutant::JoinBeforeNoop);
-        let least = if early { self.watermark } else { self.watermark.max(self.noop) };
-        for copy in &mut self.copies {
-            let wanted = self.said.wanted.get(&copy.node) == Some(&copy.disk);
-            let enough = copy.durable >= least || self.planted.has(Mutant::JoinBehind);
-            if copy.standing == Standing::Learner && wanted && copy.acked && enough {
-                copy.standing = Standing::Joining;
-                self.wake.changed = true;
-            }
-        }
-    }
-
     fn required(&self) -> impl Iterator<Item = &Copy> {
         let joining = !self.planted.has(Mutant::JoiningNotRequired);
         self.copies.iter().filter(move |copy| match copy.standing {
@@ -344,6 +336,7 @@ impl InSync {
         for (copy, slow) in self.copies.iter_mut().zip(slow) {
             if slow && copy.standing == Standing::Joining {
                 (copy.standing, copy.acked) = (Standing::Learner, false);
+                copy.chance = Chance::Missed;
             }
         }
         self.advance();
@@ -392,7 +385,11 @@ impl InSync {
         let wanted = |copy: &Copy| self.said.wanted.get(&copy.node) == Some(&copy.disk);
         let joins = |copy: &&Copy| {
             let joining = copy.standing == Standing::Joining;
-            joining && wanted(copy) && !copy.lost && !self.is_slow(copy, now)
+            joining
+                && self.is_complete(copy)
+                && wanted(copy)
+                && !copy.lost
+                && !self.is_slow(copy, now)
         };
         let members = || self.copies.iter().filter(|copy| copy.standing == Standing::Member);
         // A set has one claim of a node: the one that it has stays while it may only grow.

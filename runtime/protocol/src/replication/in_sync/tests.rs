@@ -95,6 +95,50 @@ fn a_learner_is_waited_for_from_when_it_holds_what_is_committed() {
     assert_eq!((set.watermark(), set.poll_proposal(ms(300))), (Seq(8), None));
 }
 
+/// The disk of n3 is a little slower than that of n2, and writes never end: it never held what was
+/// committed when it said what it holds.
+#[test]
+fn a_learner_that_is_always_a_little_behind_joins_under_writes_that_never_end() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    let proposed = (1..100).find_map(|seq| {
+        holds(&mut set, 1, seq + 5);
+        holds(&mut set, 2, seq + 5);
+        holds(&mut set, 3, seq);
+        assert!(set.durable(&node(3), disk(3)).unwrap() >= set.watermark() || seq < 6);
+        set.poll_proposal(ms(seq))
+    });
+    assert_eq!(proposed, Some(claims(&[1, 2, 3])));
+    assert!(set.durable(&node(3), disk(3)) >= Some(set.watermark()));
+}
+
+#[test]
+fn a_learner_that_is_far_behind_holds_nothing_up() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    for seq in 1..100 {
+        holds(&mut set, 1, seq + 100);
+        holds(&mut set, 2, seq + 100);
+        holds(&mut set, 3, seq);
+        assert_eq!((set.watermark(), set.poll_proposal(ms(seq))), (Seq(seq + 100), None));
+    }
+}
+
+#[test]
+fn a_learner_that_was_waited_for_in_vain_is_waited_for_again_when_it_holds_everything() {
+    let mut set = primary(&[1, 2], &[1, 2, 3], 2);
+    (1..=2).for_each(|at| holds(&mut set, at, 9));
+    holds(&mut set, 3, 4);
+    (1..=2).for_each(|at| holds(&mut set, at, 11));
+    assert_eq!((set.watermark(), set.poll_proposal(ms(0))), (Seq(9), None), "it is near");
+    set.handle_timeout(Seq(11), ms(0));
+    set.handle_timeout(Seq(11), ms(300));
+    assert_eq!((set.watermark(), set.poll_proposal(ms(300))), (Seq(11), None));
+    holds(&mut set, 3, 10);
+    (1..=2).for_each(|at| holds(&mut set, at, 12));
+    assert_eq!((set.watermark(), set.poll_proposal(ms(301))), (Seq(12), None), "not again");
+    holds(&mut set, 3, 12);
+    assert_eq!(set.poll_proposal(ms(302)), Some(claims(&[1, 2, 3])));
+}
+
 /// n3 was taken for dead and left; it saw that, and removed what it had. It came back as a learner.
 /// A primary that was busy saw neither, only how it stands now.
 #[test]
