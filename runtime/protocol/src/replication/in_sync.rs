@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 pub use self::copies::Copies;
+use self::joining::Chance;
 use super::Timing;
 use crate::id::{DiskId, NodeId, Seq};
 use crate::mutants::{Mutant, Planted};
@@ -90,10 +91,7 @@ struct Copy {
     behind: Option<(Instant, Seq)>,
     /// It lost what it had acknowledged, and does not hold it again yet.
     lost: bool,
-    /// It was joining when it was looked at last, and held all that it has to before it is proposed.
-    complete: bool,
-    /// It was waited for in vain: not again before it holds all that it has to.
-    late: bool,
+    chance: Chance,
 }
 
 impl Copy {
@@ -108,8 +106,7 @@ impl Copy {
             lease: Instant::ZERO,
             behind: None,
             lost: false,
-            complete: false,
-            late: false,
+            chance: Chance::Near,
         }
     }
 }
@@ -264,7 +261,7 @@ impl InSync {
             && upto < copy.durable
         {
             (copy.durable, copy.acked, copy.lost) = (upto, false, true);
-            copy.complete = false;
+            copy.chance = Chance::Near;
             if copy.standing == Standing::Joining && !proposed {
                 copy.standing = Standing::Learner;
             }
@@ -339,7 +336,7 @@ impl InSync {
         for (copy, slow) in self.copies.iter_mut().zip(slow) {
             if slow && copy.standing == Standing::Joining {
                 (copy.standing, copy.acked) = (Standing::Learner, false);
-                (copy.complete, copy.late) = (false, true);
+                copy.chance = Chance::Missed;
             }
         }
         self.advance();
