@@ -9,8 +9,8 @@
 //! the process that started it, however that ends. Children are in process groups of their own:
 //! a Ctrl-C in the terminal reaches the owner only, which then ends them in its own order.
 //!
-//! Ports are taken below the range that the system gives to outgoing connections; a port that is
-//! lost between choosing and listening shows as a start that fails, with the node's log.
+//! Ports are taken below the range that the system gives to outgoing connections; when one is lost
+//! between choosing and listening, the cluster starts anew on others.
 
 mod http;
 mod network;
@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures_util::future::try_join_all;
 use mainstay_node::http::overview::{ShardRow, Shards};
 use tempfile::TempDir;
 
@@ -32,6 +33,8 @@ use crate::testnode;
 
 /// How long a node may take to become ready on a busy machine.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Starts of a cluster, for the case that somebody else takes a free port before a node listens.
+const STARTS: usize = 3;
 
 /// What a cluster is made of.
 #[derive(Debug, Clone)]
@@ -98,11 +101,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the nodes and waits until each is ready.
+    /// Starts the nodes and waits until each is ready. Begins anew, elsewhere, when somebody else
+    /// takes one of its ports meanwhile.
     ///
     /// # Errors
     /// When one does not start or does not become ready; the text holds the end of its log.
     pub async fn start(plan: &Plan) -> Result<Self> {
+        for _ in 1..STARTS {
+            match Self::start_once(plan).await {
+                Err(error) if format!("{error:#}").contains("MS-1101") => {}
+                started => return started,
+            }
+        }
+        Self::start_once(plan).await
+    }
+
+    async fn start_once(plan: &Plan) -> Result<Self> {
         let mut cluster = Self::prepare(plan)?;
         for node in &mut cluster.nodes {
             node.start()?;
@@ -153,12 +167,10 @@ impl Cluster {
     /// # Errors
     /// When one ends or stays unready for [`READY_WITHIN`].
     pub async fn ready(&mut self) -> Result<()> {
-        for node in &mut self.nodes {
-            if node.runs() {
-                node.ready(&self.client, READY_WITHIN).await?;
-            }
-        }
-        Ok(())
+        let client = &self.client;
+        let running = self.nodes.iter_mut().filter(|node| node.runs());
+        // all at once: one that ends is why the others are not ready
+        try_join_all(running.map(|node| node.ready(client, READY_WITHIN))).await.map(drop)
     }
 
     /// Starts a node again after it ended, with the same name, ports and data, and waits for it.

@@ -56,8 +56,6 @@ const SHARDS: u32 = 64;
 const STANDBYS: usize = NODES - 1;
 /// How long calls under way may take to reach a definite outcome after the load.
 const SETTLE_WITHIN: Duration = Duration::from_secs(60);
-/// Starts, for the case that a free port is taken by somebody else before a node listens on it.
-const STARTS: usize = 3;
 /// The exit code of a program that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
@@ -147,16 +145,7 @@ impl Demo<'_> {
         plan.shards = SHARDS;
         plan.folder = "mainstay-demo-";
         let plan = plan.set("cluster.standbys", STANDBYS);
-        let mut tries = 1;
-        let cluster = loop {
-            match Cluster::start(&plan).await {
-                Ok(cluster) => break cluster,
-                Err(error) if tries < STARTS && format!("{error:#}").contains("MS-1101") => {
-                    tries += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        };
+        let cluster = Cluster::start(&plan).await?;
         let fate = if self.options.keep { "kept" } else { "deleted on exit; keep with --keep" };
         let folder = cluster.folder().display().to_string();
         let text = format!("{folder} ({fate})");
