@@ -253,7 +253,7 @@ impl Actor for MembershipActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.set_mailbox_capacity(MAILBOX);
-        ctx.run_interval(self.detector.config().tick, |actor, ctx| actor.tick(&ctx.address()));
+        ctx.run_interval(self.detector.config().tick, Self::tick);
     }
 }
 
@@ -355,23 +355,30 @@ impl MembershipActor {
     ) {
         self.detector.handle_closed(node, boot, now);
         if self.detector.verdict(node) != Some(Verdict::Dead) {
-            ctx.run_later(self.detector.config().closed_after, |actor, _| {
-                actor.detector.handle_timeout(clock::now());
-                actor.publish();
-            });
+            ctx.run_later(self.detector.config().closed_after, Self::judge);
         }
     }
 
-    fn tick(&mut self, address: &Addr<Self>) {
+    /// Judges everybody; and again, before the next tick, when a suspect's time is up by then.
+    fn judge(&mut self, ctx: &mut Context<Self>) {
+        let now = clock::now();
+        self.detector.handle_timeout(now);
+        self.publish();
+        let due = self.detector.poll_timeout();
+        if due < self.detector.next_tick() {
+            ctx.run_later(due.saturating_since(now), Self::judge);
+        }
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
         let now = clock::now();
         let state = Arc::clone(&self.state.borrow_and_update());
         self.watch_members(&state, now);
         // judged before anything is sent: a process that slept forgives everybody first
-        self.detector.handle_timeout(now);
-        self.publish();
+        self.judge(ctx);
         if now.saturating_since(self.sent_at) >= self.heartbeat / 2 {
             self.sent_at = now;
-            self.send_heartbeats(&state, address, now);
+            self.send_heartbeats(&state, &ctx.address(), now);
         }
     }
 

@@ -164,9 +164,19 @@ impl Detector {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due. Being late is noticed, so it must not be armed
-    /// loosely.
+    /// When [`Self::handle_timeout`] is due: at the next tick, or before it, when a suspect's time
+    /// is up. Being late is noticed, so it must not be armed loosely.
     pub fn poll_timeout(&self) -> Instant {
+        let suspects = self.peers.values().filter(|peer| peer.verdict == Verdict::Suspect);
+        let dead_at = suspects.map(|peer| match peer.closed_at {
+            Some(at) => (at + self.config.closed_after).min(peer.heard_at + self.config.dead_after),
+            None => peer.heard_at + self.config.dead_after,
+        });
+        dead_at.min().map_or(self.next_tick(), |at| at.min(self.next_tick()))
+    }
+
+    /// When it is due, whoever is suspect.
+    pub fn next_tick(&self) -> Instant {
         self.ticked_at + self.config.tick
     }
 
@@ -216,6 +226,25 @@ mod tests {
     const HEARTBEAT: u64 = 100;
     const DEAD_AFTER: u64 = 1_000;
     const BOOT: BootId = BootId(7);
+
+    #[test]
+    fn a_suspect_is_looked_at_when_its_time_is_up_and_not_at_the_tick_after_it() {
+        let mut scene = Scene::new(2);
+        scene.run(HEARTBEAT, &[0, 1]);
+        scene.now += 30;
+        scene.hear(0);
+        let silent_from = scene.now;
+        assert_eq!(scene.detector.poll_timeout(), scene.detector.next_tick());
+
+        while scene.detector.verdict(&scene.peers[0]) != Some(Dead) {
+            scene.now = scene.detector.poll_timeout().as_nanos() / 1_000_000;
+            scene.hear(1);
+            scene.detector.handle_timeout(Instant::from_millis(scene.now));
+        }
+
+        assert_eq!(scene.now, silent_from + DEAD_AFTER);
+        assert_eq!(scene.detector.verdict(&scene.peers[1]), Some(Alive));
+    }
 
     struct Scene {
         detector: Detector,
