@@ -1,8 +1,9 @@
 //! The control leader's hands: asks the director what to propose, and proposes it.
 //!
-//! It looks whenever the state, a verdict or the leader changed, and on a slow tick. One round of
-//! work at a time, beside the actor; what changes meanwhile starts the next round. A command that
-//! is refused is stale: the next look is at a newer state. On a node that does not lead it rests.
+//! It looks whenever the state, a verdict or the leader changed, and on a slow tick, which is slower
+//! when there was nothing to do. One round of work at a time, beside the actor; what changes meanwhile
+//! starts the next round. A command that is refused is stale: the next look is at a newer state. On a
+//! node that does not lead it rests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,10 @@ use super::ControlHandle;
 use crate::clock;
 use crate::membership::LiveView;
 
-/// How often the leader looks when nothing changed.
+/// How often the leader looks when nothing changed, and something is still to be done.
 const TICK: Duration = Duration::from_millis(500);
+/// How often it looks when nothing is.
+const REST: Duration = Duration::from_secs(5);
 /// How long a change of consensus members may take before the leader looks again.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a new cluster waits for the members that it expects before it places its shards.
@@ -51,6 +54,8 @@ pub struct ControlActor {
     stale: bool,
     /// Since when this node leads.
     leads_since: Option<Instant>,
+    /// When it found nothing to do, and nobody to wait for.
+    at_rest: Option<Instant>,
 }
 
 /// Something may have to be done.
@@ -73,7 +78,7 @@ struct Work {
 impl ControlActor {
     /// Starts the actor on the actix arbiter of the caller.
     pub fn start(parts: Parts) -> Addr<Self> {
-        let actor = Self { parts, busy: false, stale: false, leads_since: None };
+        let actor = Self { parts, busy: false, stale: false, leads_since: None, at_rest: None };
         Actor::start(actor)
     }
 
@@ -82,7 +87,7 @@ impl ControlActor {
             self.stale = true;
             return;
         }
-        self.stale = false;
+        (self.stale, self.at_rest) = (false, None);
         let view = self.parts.control.view().borrow().clone();
         if !view.leading {
             self.leads_since = None;
@@ -91,6 +96,10 @@ impl ControlActor {
         let since = *self.leads_since.get_or_insert_with(clock::now);
         let work = self.plan(since);
         if work.commands.is_empty() && work.change.is_none() {
+            // a member on its way to a vote is looked for: that it has come near is no news
+            let seated = view.voters.len() >= usize::from(self.parts.voters);
+            let formed = clock::now().saturating_since(since) > FORMING;
+            self.at_rest = (formed && (seated || view.learners.is_empty())).then(clock::now);
             return;
         }
         self.busy = true;
@@ -130,7 +139,10 @@ impl Actor for ControlActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.run_interval(TICK, |actor, ctx| {
-            actor.look(ctx);
+            let now = clock::now();
+            if actor.at_rest.is_none_or(|at| now.saturating_since(at) >= REST) {
+                actor.look(ctx);
+            }
             let control = actor.parts.control.clone();
             tokio::spawn(async move { control.consensus().report().await });
         });

@@ -86,6 +86,8 @@ pub(super) struct Keeper {
     pub(super) followed_gauge: Gauge,
     pub(super) ascents: Ascents,
     pub(super) lags: Lags,
+    /// The last tick found no shard here.
+    pub(super) told_empty: bool,
     stopped: bool,
 }
 
@@ -132,6 +134,7 @@ impl Keeper {
             followed_gauge: gauge!("mainstay_shards", "role" => "standby"),
             ascents: Ascents::default(),
             lags: Lags::default(),
+            told_empty: false,
             stopped: false,
         }
     }
@@ -160,7 +163,7 @@ impl Keeper {
                 Some(event) = events.recv() => self.handle_event(event),
                 Ok(()) = maps.changed() => self.handle_map(Arc::clone(&maps.borrow_and_update())),
                 () = until(timer) => {}
-                _ = tick.tick() => self.handle_tick(),
+                _ = tick.tick(), if !self.rests() => self.handle_tick(),
             }
             batch.drain(..).for_each(|input| self.handle(input));
             for _ in 0..TAKEN_MAX {
@@ -177,6 +180,11 @@ impl Keeper {
         }
         self.env.replicator.close();
         drop(inbox.close());
+    }
+
+    /// Nothing is led or followed here, and the last tick said so.
+    fn rests(&self) -> bool {
+        self.told_empty && self.parts.is_empty()
     }
 
     fn next_timer(&self) -> Option<Instant> {

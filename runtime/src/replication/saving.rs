@@ -37,6 +37,7 @@ impl Keeper {
             }
         }
         (self.dirty_now, self.due_now) = (dirty, due);
+        self.told_empty = self.parts.is_empty();
         self.followed_gauge.set(float(followed));
         for shard in waiting {
             self.with_following(shard, |following, _| following.apply());
