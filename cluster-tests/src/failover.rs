@@ -27,7 +27,7 @@ use crate::processes::{Cluster, Plan, Question, ask, eventually};
 
 mod report;
 
-pub use report::table;
+pub use report::{plot, table};
 
 const NODES: usize = 3;
 /// Lists to choose probes from.

@@ -296,7 +296,7 @@ impl Handler<Heard> for MembershipActor {
             } else {
                 self.full.remove(&heard.node);
             }
-            self.detector.handle_heartbeat(&heard.node, heard.boot, clock::now());
+            self.note_heard(&heard.node, heard.boot, clock::now());
         }
     }
 }
@@ -324,9 +324,7 @@ impl Handler<Asked> for MembershipActor {
         let now = clock::now();
         self.asked.remove(&asked.node);
         match asked.result {
-            Ok(boot) if boot == asked.boot => {
-                self.detector.handle_heartbeat(&asked.node, boot, now);
-            }
+            Ok(boot) if boot == asked.boot => self.note_heard(&asked.node, boot, now),
             // another process answers at its address: that start is over
             Ok(_) => self.handle_closed((&asked.node, asked.boot), ctx, now),
             Err(failure) => {
@@ -346,6 +344,15 @@ impl Handler<Asked> for MembershipActor {
 }
 
 impl MembershipActor {
+    /// A member lives, which others are told at once if it was in doubt.
+    fn note_heard(&mut self, node: &NodeId, boot: BootId, now: Instant) {
+        let before = self.detector.verdict(node);
+        self.detector.handle_heartbeat(node, boot, now);
+        if self.detector.verdict(node) != before {
+            self.publish();
+        }
+    }
+
     /// Nobody listens at a member's address: it is judged the moment that this has lasted.
     fn handle_closed(
         &mut self,

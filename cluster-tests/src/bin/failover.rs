@@ -29,6 +29,7 @@ fn run() -> Result<()> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let samples: Vec<Sample> = runtime.block_on(failover::run(program, faults, say))?;
     say(&failover::table(&samples));
+    say(&failover::plot(&samples));
     if let Some(path) = json {
         serde_json::to_writer_pretty(File::create(&path)?, &samples)?;
         say(&format!("samples, in microseconds: {}", path.display()));

@@ -96,10 +96,10 @@ impl ControlActor {
         let since = *self.leads_since.get_or_insert_with(clock::now);
         let work = self.plan(since);
         if work.commands.is_empty() && work.change.is_none() {
-            // a member on its way to a vote is looked for: that it has come near is no news
-            let seated = view.voters.len() >= usize::from(self.parts.voters);
+            // that a member on its way to a vote has come near is no news, so it is looked for
+            let near = self.parts.control.consensus().caught_up();
             let formed = clock::now().saturating_since(since) > FORMING;
-            self.at_rest = (formed && (seated || view.learners.is_empty())).then(clock::now);
+            self.at_rest = (formed && view.learners.is_subset(&near)).then(clock::now);
             return;
         }
         self.busy = true;

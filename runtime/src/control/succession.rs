@@ -11,8 +11,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use mainstay_protocol::backoff;
+use mainstay_protocol::control::Member;
 use mainstay_protocol::control::succession::{Heir, ROUNDS};
 use mainstay_protocol::failure_detector::Verdict;
 use mainstay_protocol::id::{BootId, NodeId};
@@ -26,6 +27,8 @@ use crate::membership::{LiveView, PeerCaller};
 
 /// How long a voter is waited for that is asked whether the leader is dead.
 const ASK_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the leader is waited for, which does not answer when it is dead.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(20);
 /// Between two such questions, while too few agree: at first, when verdicts are a moment apart, and
 /// later, when this node alone is cut off from the leader.
 const ASK_AGAIN: backoff::Config =
@@ -46,12 +49,16 @@ struct Vacancy {
     boot: BootId,
 }
 
-/// Whether a start of a node is dead to somebody who thinks this of the others: it was found dead,
-/// or is known to have been followed by another start.
+impl Vacancy {
+    fn question(&self) -> ControlBody {
+        ControlBody::IsDead { node: self.node.clone(), boot: self.boot }
+    }
+}
+
+/// Whether this start of a node is dead to somebody who thinks this of the others. Who knows of a newer
+/// start heard of it from a leader: the one that asks is merely behind.
 pub(super) fn is_dead(live: &LiveView, node: &NodeId, boot: BootId) -> bool {
-    live.get(node).is_some_and(|(judged, verdict)| {
-        *judged > boot || *judged == boot && *verdict == Verdict::Dead
-    })
+    live.get(node) == Some(&(boot, Verdict::Dead))
 }
 
 impl Succession {
@@ -81,8 +88,13 @@ impl Succession {
         is_dead(&self.live.borrow(), &vacancy.node, vacancy.boot).then_some(vacancy)
     }
 
+    /// Whether this node may stand, as long as the leader is dead in the start that it was.
     fn heir(&self, vacancy: &Vacancy) -> Option<Heir> {
         let state = self.control.current();
+        let restarted = |member: &Member| member.boot != vacancy.boot;
+        if state.members.get(&vacancy.node).is_some_and(restarted) {
+            return None;
+        }
         let live = Arc::clone(&self.live.borrow());
         let dead = |id: u64| {
             let mut members = state.members.iter();
@@ -107,17 +119,31 @@ impl Succession {
                 }
                 continue;
             }
-            let term = self.control.view().borrow().term;
-            if timeout(heir.delay(round), self.leads(vacancy.leader)).await.is_ok() {
+            if !self.stand(vacancy, &heir, round).await {
                 return;
-            }
-            // who voted for another candidate meanwhile gives it its time
-            if self.control.view().borrow().term == term {
-                tracing::info!(leader = %vacancy.node, round, "the leader is dead: standing for election");
-                self.control.consensus().elect().await;
             }
             round += 1;
         }
+    }
+
+    /// Waits for its turn, and stands, unless it voted for another meanwhile: that one gets its time.
+    /// `false` when there is nothing to stand for any more.
+    async fn stand(&self, vacancy: &Vacancy, heir: &Heir, round: u32) -> bool {
+        let consensus = self.control.consensus();
+        // not of the view, which is behind while a vote is written
+        let Some(before) = consensus.term().await else { return false };
+        if timeout(heir.delay(round), self.leads(vacancy.leader)).await.is_ok() {
+            return false;
+        }
+        let Some(term) = consensus.term().await else { return false };
+        if self.heir(vacancy).is_none() {
+            return false;
+        }
+        if term == before {
+            tracing::info!(leader = %vacancy.node, round, "the leader is dead: standing for election");
+            consensus.elect().await;
+        }
+        true
     }
 
     /// Waits until another leads than `leader`. `None` when consensus stopped.
@@ -127,16 +153,26 @@ impl Succession {
         view.wait_for(another).await.ok().map(drop)
     }
 
+    /// Whether a majority of the voters takes the leader for dead, and nobody answers in its place.
     async fn most_agree(&self, vacancy: &Vacancy, heir: &Heir) -> bool {
         let state = self.control.current();
         let voters =
             state.members.iter().filter(|(_, m)| heir.peers.contains(&m.disk.consensus_id()));
         let questions = voters.map(|(node, member)| {
-            let body = ControlBody::IsDead { node: vacancy.node.clone(), boot: vacancy.boot };
-            self.caller.ask(&member.peer_addr, Some(node.clone()), body, ASK_TIMEOUT)
+            let to = Some(node.clone());
+            self.caller.ask(&member.peer_addr, to, vacancy.question(), ASK_TIMEOUT)
         });
-        let answers = join_all(questions).await;
+        let (answers, answers_itself) =
+            join(join_all(questions), self.leader_answers(vacancy)).await;
         let agree = answers.iter().filter(|a| matches!(a, Ok(ControlAnswer::IsDead(true)))).count();
-        agree >= heir.needed
+        agree >= heir.needed && !answers_itself
+    }
+
+    /// Whether the leader's node answers, in whichever start: it leads on, or takes part again, and what
+    /// this node knows of its start is out of date.
+    async fn leader_answers(&self, vacancy: &Vacancy) -> bool {
+        let leader = self.control.consensus().find(vacancy.leader);
+        let Some((node, addr)) = leader else { return false };
+        self.caller.ask(&addr, Some(node), vacancy.question(), LEADER_TIMEOUT).await.is_ok()
     }
 }

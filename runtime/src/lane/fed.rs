@@ -139,7 +139,8 @@ impl Core {
                 continue;
             };
             self.saves.wanted |= serving.is_save_wanted();
-            if all || serving.primary.poll_timeout().is_some_and(|at| at <= now) {
+            let time_is_up = serving.primary.poll_timeout().is_some_and(|at| at <= now);
+            if all || time_is_up || serving.primary.wants_round() {
                 due.push(*shard);
             }
         }

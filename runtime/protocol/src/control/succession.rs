@@ -56,9 +56,11 @@ impl Heir {
     }
 
     /// How long after the voters agreed it stands, in round 0; and how long after the round before
-    /// it stands again.
+    /// it stands again. Who comes after an heir that has enough voters before it to win gives that one
+    /// the time to be heard of.
     pub fn delay(&self, round: u32) -> Duration {
-        let turn = STAGGER.saturating_mul(self.rank);
+        let spare = usize::try_from(self.rank).is_ok_and(|rank| rank > self.needed);
+        let turn = STAGGER.saturating_mul(self.rank) + if spare { AGAIN } else { Duration::ZERO };
         match round.checked_sub(1) {
             None => turn,
             Some(doublings) => turn + AGAIN * 2_u32.saturating_pow(doublings.min(8)),
@@ -105,6 +107,15 @@ mod tests {
     fn a_member_without_a_vote_and_the_leader_itself_do_not_stand() {
         assert_eq!(heir(9, &[1, 2, 3], &[1]), None);
         assert_eq!(heir(1, &[1, 2, 3], &[1]), None);
+    }
+
+    #[test]
+    fn who_is_not_needed_for_a_majority_waits_until_it_is_known_who_won() {
+        let voters = [1, 2, 3, 4, 5];
+        let delays = [2, 3, 4, 5].map(|me| heir(me, &voters, &[1]).unwrap().delay(0));
+
+        assert_eq!(delays[..3], [Duration::ZERO, STAGGER, STAGGER * 2]);
+        assert_eq!(delays[3], STAGGER * 3 + AGAIN);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use mainstay_protocol::failure_detector::Verdict;
 
 use super::*;
+use crate::control::succession::is_dead;
+use crate::membership::LiveView;
 
 /// Timers of consensus that do not run out while a test runs.
 const NEVER: Timing = Timing {
@@ -54,4 +56,50 @@ fn a_leader_that_one_voter_alone_does_not_reach_stays() {
         }
         probe(&led.control()).await.unwrap();
     });
+}
+
+/// Its own log said who led, and what it knew of that node's start was old: another start answers at
+/// its address, so that one counts as dead. It deposed the leader that had come back, again and again.
+#[test]
+fn a_voter_that_knows_an_old_start_of_the_leader_lets_it_lead() {
+    run(async {
+        let (net, disks) = (Arc::<Net>::default(), disks());
+        let mut nodes = Vec::from(three_with(&net, &disks, NEVER).await);
+        let at = leader(&nodes).unwrap();
+        let (led, away) = (format!("n{}", at + 1), format!("n{}", (at + 1) % 3 + 1));
+        let start = |node: &'static str| {
+            let disk = ["n1", "n2", "n3"].iter().position(|name| *name == node).unwrap();
+            Start { timing: NEVER, ..Start::new(&net, node, &disks[disk], options(&["n1"], 3)) }
+        };
+        let of = |name: &str| ["n1", "n2", "n3"].into_iter().find(|known| *known == name).unwrap();
+        for name in [&away, &led] {
+            let at = nodes.iter().position(|node| node.name.as_str() == name).unwrap();
+            nodes.remove(at).kill().await;
+        }
+        nodes.push(start(of(&led)).join().await.unwrap());
+        let term = nodes[1].control().view().borrow().term;
+
+        nodes.push(start(of(&away)).join().await.unwrap());
+        sleep(Duration::from_secs(1)).await;
+
+        for node in &nodes {
+            let view = node.control().view().borrow().clone();
+            assert_eq!(
+                (view.leader, view.term),
+                (Some(nodes[1].control().consensus().id()), term),
+                "{}",
+                node.name
+            );
+        }
+    });
+}
+
+#[test]
+fn a_start_that_another_followed_is_dead_to_nobody() {
+    let live = LiveView::from([(name("n1"), (BootId(2), Verdict::Alive))]);
+    assert!(!is_dead(&live, &name("n1"), BootId(1)), "who asks is behind");
+    let live = LiveView::from([(name("n1"), (BootId(2), Verdict::Dead))]);
+    assert!(is_dead(&live, &name("n1"), BootId(2)));
+    assert!(!is_dead(&live, &name("n1"), BootId(1)));
+    assert!(!is_dead(&live, &name("n2"), BootId(1)), "nobody knows it");
 }
