@@ -118,11 +118,19 @@ impl Cluster {
 
     async fn start_once(plan: &Plan) -> Result<Self> {
         let mut cluster = Self::prepare(plan)?;
-        for node in &mut cluster.nodes {
+        cluster.start_all().await?;
+        Ok(cluster)
+    }
+
+    /// Starts every node, none of which runs, and waits until each is ready.
+    ///
+    /// # Errors
+    /// When one does not start or does not become ready; the text holds the end of its log.
+    pub async fn start_all(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
             node.start()?;
         }
-        cluster.ready().await?;
-        Ok(cluster)
+        self.ready().await
     }
 
     /// Chooses names, ports and folders; starts nothing.

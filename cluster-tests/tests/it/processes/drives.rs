@@ -62,10 +62,7 @@ async fn a_power_cut_of_all_nodes_loses_nothing_acknowledged() {
         load.goes_on(10, SOON).await;
         cluster.kill_at_once(&[0, 1, 2]).unwrap();
         let told = load.end().await;
-        for node in &mut cluster.nodes {
-            node.start().unwrap();
-        }
-        cluster.ready().await.unwrap();
+        cluster.start_all().await.unwrap();
         cluster.audit(&told).await;
     }
 }
@@ -90,10 +87,7 @@ async fn what_only_the_primary_has_on_disk_is_not_acknowledged() {
     for standby in [1, 2] {
         cluster.nodes[standby].resume_disk().unwrap();
     }
-    for node in &mut cluster.nodes {
-        node.start().unwrap();
-    }
-    cluster.ready().await.unwrap();
+    cluster.start_all().await.unwrap();
     cluster.audit(&told).await;
     assert_eq!(before, after, "acknowledged while one disk alone went on");
 }

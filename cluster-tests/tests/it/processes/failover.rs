@@ -54,10 +54,7 @@ async fn all_copies_killed_at_once_lose_nothing_acknowledged() {
         node.kill();
     }
     let told = load.end().await;
-    for node in &mut cluster.nodes {
-        node.start().unwrap();
-    }
-    cluster.ready().await.unwrap();
+    cluster.start_all().await.unwrap();
     cluster.audit(&told).await;
 }
 
